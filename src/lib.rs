@@ -1,0 +1,1 @@
+//! Reads the accept queues of listening sockets and tells Prometheus.

@@ -1,0 +1,2 @@
+//! Prometheus exporter for the accept queues of listening sockets.
+fn main() {}

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Installs what the tests need on a Debian machine, as root or through sudo.
+#
+#   tests/install.sh [GROUP...]      groups: base containers kernels ebpf browser (default: base)
+#
+# Python programs go into a virtual environment at target/tools, so that nothing of the machine's own Python changes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+sudo=()
+[ "$(id -u)" = 0 ] || sudo=(sudo)
+
+updated=
+apt() {
+  local missing=()
+  for package in "$@"; do
+    dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
+  done
+  [ "${#missing[@]}" -gt 0 ] || return 0
+  # A service that a package would start must not run on the machine: the tests start their own.
+  if [ -z "$updated" ]; then
+    "${sudo[@]}" apt-get update -qq
+    updated=1
+  fi
+  "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
+    apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+}
+
+pip() {
+  [ -x target/tools/bin/python ] || python3 -m venv target/tools
+  target/tools/bin/python -m pip install --quiet --disable-pip-version-check "$@"
+}
+
+need_cargo() {
+  command -v cargo >/dev/null || {
+    echo "cargo is missing: install Rust with rustup, see https://rustup.rs" >&2
+    exit 1
+  }
+}
+
+base() {
+  need_cargo
+  apt gcc libc6-dev make python3 python3-venv util-linux iproute2 nginx-light prometheus curl
+  pip 'gunicorn==25.*' || pip gunicorn
+}
+
+containers() { apt podman; }
+kernels() { apt qemu-system-x86; }
+ebpf() { apt clang llvm libelf-dev zlib1g-dev pkg-config; }
+browser() { apt chromium; }
+
+for group in "${@:-base}"; do
+  case $group in
+    base | containers | kernels | ebpf | browser) "$group" ;;
+    *)
+      echo "tests/install.sh: no group '$group'; there are base, containers, kernels, ebpf, browser" >&2
+      exit 2
+      ;;
+  esac
+done
