@@ -1,2 +1,147 @@
-//! Prometheus exporter for the accept queues of listening sockets.
-fn main() {}
+//! The exporter's binary: flags in, threads wired, signals obeyed.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use anyhow::Context as _;
+use listen_queue_exporter::cli::{self, Options};
+use listen_queue_exporter::http::{self, App};
+use listen_queue_exporter::ledger::Ledger;
+use listen_queue_exporter::sampler::{self, Discovery, Watch};
+use listen_queue_exporter::{journal, logging};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Events that wait for the log. More are dropped: the sampler does not wait.
+const PENDING_EVENTS: usize = 1024;
+
+fn main() -> ExitCode {
+    let options = match cli::parse(std::env::args_os()) {
+        Ok(options) => options,
+        Err(error) if error.exit_code() == 0 => {
+            // Help and version go to standard output; nobody is left to tell if that is closed.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            eprintln!("{}", cli::one_line(&error));
+            return ExitCode::from(2);
+        }
+    };
+    match run(options) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: Options) -> anyhow::Result<()> {
+    let flags = options.flags;
+    logging::start(flags.log_level, flags.log_format)?;
+    check_procfs(&flags.path_procfs)?;
+    let listeners = bind(&options.addresses)?;
+    let ledger = Arc::new(Mutex::new(Ledger::new(
+        flags.sample_interval,
+        flags.sample_peak_window,
+    )));
+    let watch = if options.listeners.is_empty() {
+        Watch::Discover(Discovery {
+            exclude: options.discover_exclude,
+            limit: options.discover_limit,
+            own: own_inodes(&listeners)?,
+        })
+    } else {
+        Watch::Configured(options.listeners)
+    };
+    let (events, log) = mpsc::channel(PENDING_EVENTS);
+    let config = sampler::Config {
+        interval: flags.sample_interval,
+        watch,
+        procfs: flags.path_procfs,
+    };
+    let app = App {
+        ledger: ledger.clone(),
+        interval: flags.sample_interval,
+        telemetry_path: flags.web_telemetry_path,
+        now: sampler::now,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the HTTP runtime")?;
+    runtime.block_on(async {
+        let shutdown = shutdown()?;
+        sampler::start(config, ledger, move |event| {
+            // A full channel drops the line, never the round.
+            let _ = events.try_send(event);
+        })
+        .context("cannot start the sampler's thread")?;
+        tokio::spawn(write_log(log));
+        for listener in &listeners {
+            tracing::info!(address = %listener.local_addr()?, "listening");
+        }
+        http::serve(listeners, http::router(app), http::LIMITS, shutdown)
+            .await
+            .context("cannot serve")
+    })
+}
+
+/// The figures come from below here, so a wrong path is told at once.
+fn check_procfs(procfs: &Path) -> anyhow::Result<()> {
+    let probe = procfs.join("self/stat");
+    std::fs::read(&probe).map(|_| ()).with_context(|| {
+        format!(
+            "cannot read {}; is procfs mounted at --path.procfs {}?",
+            probe.display(),
+            procfs.display()
+        )
+    })
+}
+
+fn bind(addresses: &[cli::ServeAddress]) -> anyhow::Result<Vec<TcpListener>> {
+    let bind = |address: &cli::ServeAddress| {
+        address.bind().with_context(|| {
+            format!("cannot listen on {address}; is another process there? Choose another with --web.listen-address")
+        })
+    };
+    addresses.iter().map(bind).collect()
+}
+
+/// The sockets by which discovery knows this process' own listeners.
+fn own_inodes(listeners: &[TcpListener]) -> anyhow::Result<Vec<u32>> {
+    let inode = |listener: &TcpListener| -> anyhow::Result<u32> {
+        let stat = rustix::fs::fstat(listener)?;
+        Ok(u32::try_from(stat.st_ino)?)
+    };
+    listeners.iter().map(inode).collect()
+}
+
+async fn write_log(mut events: mpsc::Receiver<listen_queue_exporter::ledger::Event>) {
+    while let Some(event) = events.recv().await {
+        journal::write(&event);
+    }
+}
+
+/// Resolves at the first SIGTERM or SIGINT; the second ends the process at once.
+fn shutdown() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "ending"),
+            _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "ending"),
+        }
+        tokio::spawn(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            std::process::exit(1);
+        });
+    })
+}

@@ -1,0 +1,416 @@
+//! The command line: flags with their environment variables, and one clear line for what is wrong.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::parser::ValueSource;
+use clap::{CommandFactory, FromArgMatches, Parser};
+use regex_lite::Regex;
+use tracing::level_filters::LevelFilter;
+
+use crate::duration;
+use crate::listener::Listener;
+use crate::logging::Format;
+
+/// The port on which the metrics are, registered nowhere and the same in every manifest.
+pub const PORT: u16 = 10128;
+/// What the environment variable of a flag begins with.
+pub const ENVIRONMENT_PREFIX: &str = "LISTEN_QUEUE_EXPORTER_";
+
+const INTERVAL: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(1)..=Duration::from_secs(10);
+const PEAK_WINDOW: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(86_400);
+
+/// What the user asked for.
+#[derive(Debug, Parser)]
+#[command(
+    name = "listen-queue-exporter",
+    version = concat!(env!("CARGO_PKG_VERSION")),
+    about = "Prometheus exporter for the accept queues of listening sockets: depth, limit and drops, unix and TCP, without privileges.",
+    after_help = "Each flag can be given as an environment variable: LISTEN_QUEUE_EXPORTER_ and the flag in upper case, with dots and dashes as \
+                  underscores. LISTEN_QUEUE_EXPORTER_LISTENER and LISTEN_QUEUE_EXPORTER_WEB_LISTEN_ADDRESS may hold several values, set apart by \
+                  blanks or line ends.",
+    max_term_width = 110
+)]
+pub struct Flags {
+    /// A listener to watch, instead of all: [NAME=]ADDRESS[,backlog=N]. ADDRESS is unix:/path, unix:@abstract, tcp:HOST:PORT, tcp::PORT (every
+    /// wildcard listener of the port) or tcp:[::1]:PORT; \xNN stands for a byte. backlog=N tells what the application asks of listen(2).
+    /// Repeatable.
+    #[arg(
+        long,
+        value_name = "LISTENER",
+        help_heading = "Listeners",
+        env = "LISTEN_QUEUE_EXPORTER_LISTENER"
+    )]
+    listener: Vec<String>,
+
+    /// Leave out discovered listeners whose address matches this regular expression anywhere.
+    #[arg(
+        long = "discover.exclude",
+        value_name = "REGEX",
+        help_heading = "Listeners",
+        env = "LISTEN_QUEUE_EXPORTER_DISCOVER_EXCLUDE",
+        conflicts_with = "listener"
+    )]
+    discover_exclude: Option<Regex>,
+
+    /// Watch at most this many discovered listeners; listen_queue_discovery_ignored_listeners counts the others.
+    #[arg(
+        long = "discover.limit",
+        value_name = "N",
+        help_heading = "Listeners",
+        env = "LISTEN_QUEUE_EXPORTER_DISCOVER_LIMIT",
+        default_value_t = 256,
+        conflicts_with = "listener"
+    )]
+    discover_limit: usize,
+
+    /// Time between samples, from 1ms to 10s.
+    #[arg(
+        long = "sample.interval",
+        value_name = "DURATION",
+        help_heading = "Sampling",
+        env = "LISTEN_QUEUE_EXPORTER_SAMPLE_INTERVAL",
+        default_value = "10ms",
+        value_parser = parse_interval
+    )]
+    pub sample_interval: Duration,
+
+    /// Window of listen_queue_depth_peak, from 1s to 1d. At least the scrape interval, or peaks between scrapes are lost.
+    #[arg(
+        long = "sample.peak-window",
+        value_name = "DURATION",
+        help_heading = "Sampling",
+        env = "LISTEN_QUEUE_EXPORTER_SAMPLE_PEAK_WINDOW",
+        default_value = "60s",
+        value_parser = parse_peak_window
+    )]
+    pub sample_peak_window: Duration,
+
+    /// Address to serve on, [IP]:PORT. Without an IP, all addresses of both families. Repeatable.
+    #[arg(
+        long = "web.listen-address",
+        value_name = "ADDRESS",
+        help_heading = "Web",
+        env = "LISTEN_QUEUE_EXPORTER_WEB_LISTEN_ADDRESS",
+        default_value = ":10128"
+    )]
+    web_listen_address: Vec<String>,
+
+    /// Path of the metrics.
+    #[arg(
+        long = "web.telemetry-path",
+        value_name = "PATH",
+        help_heading = "Web",
+        env = "LISTEN_QUEUE_EXPORTER_WEB_TELEMETRY_PATH",
+        default_value = "/metrics",
+        value_parser = parse_telemetry_path
+    )]
+    pub web_telemetry_path: String,
+
+    /// Where procfs is mounted.
+    #[arg(
+        long = "path.procfs",
+        value_name = "PATH",
+        help_heading = "System",
+        env = "LISTEN_QUEUE_EXPORTER_PATH_PROCFS",
+        default_value = "/proc"
+    )]
+    pub path_procfs: PathBuf,
+
+    /// Least severe messages to log: error, warn, info, debug or trace.
+    #[arg(
+        long = "log.level",
+        value_name = "LEVEL",
+        help_heading = "Log",
+        env = "LISTEN_QUEUE_EXPORTER_LOG_LEVEL",
+        default_value = "info",
+        value_parser = parse_level
+    )]
+    pub log_level: LevelFilter,
+
+    /// How log lines look.
+    #[arg(
+        long = "log.format",
+        value_name = "FORMAT",
+        help_heading = "Log",
+        env = "LISTEN_QUEUE_EXPORTER_LOG_FORMAT",
+        default_value = "logfmt"
+    )]
+    pub log_format: Format,
+}
+
+/// Flags whose values were checked and turned into what they mean.
+#[derive(Debug)]
+pub struct Options {
+    /// The flags that mean what they say.
+    pub flags: Flags,
+    /// Listeners to watch; empty for all.
+    pub listeners: Vec<Listener>,
+    /// Addresses to serve on.
+    pub addresses: Vec<ServeAddress>,
+    /// What discovery leaves out.
+    pub discover_exclude: Option<Regex>,
+    /// Most listeners that discovery watches.
+    pub discover_limit: usize,
+}
+
+/// Where to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServeAddress {
+    /// All addresses of both families.
+    Any(u16),
+    /// One address.
+    One(SocketAddr),
+}
+
+/// Reads the command line and the environment.
+///
+/// # Errors
+/// `--help` and `--version`, which are no failure, and a bad flag or value.
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
+    let mut command = Flags::command();
+    let matches = command.try_get_matches_from_mut(arguments)?;
+    let from_environment = |id| matches.value_source(id) == Some(ValueSource::EnvVariable);
+    let (split_listeners, split_addresses) = (
+        from_environment("listener"),
+        from_environment("web_listen_address"),
+    );
+    let mut flags = Flags::from_arg_matches(&matches)?;
+    let mut refuse = |flag: &str, reason: String| {
+        let message = format!("invalid value for '--{flag}': {reason}");
+        command.error(clap::error::ErrorKind::ValueValidation, message)
+    };
+    let listeners = values(std::mem::take(&mut flags.listener), split_listeners)
+        .iter()
+        .map(|text| Listener::parse(text).map_err(|e| e.to_string()))
+        .collect::<Result<Vec<_>, _>>()
+        .and_then(refuse_same_name)
+        .map_err(|reason| refuse("listener", reason))?;
+    let addresses = values(
+        std::mem::take(&mut flags.web_listen_address),
+        split_addresses,
+    )
+    .iter()
+    .map(|text| parse_serve_address(text))
+    .collect::<Result<Vec<_>, _>>()
+    .map_err(|reason| refuse("web.listen-address", reason))?;
+    Ok(Options {
+        listeners,
+        addresses,
+        discover_exclude: flags.discover_exclude.take(),
+        discover_limit: flags.discover_limit,
+        flags,
+    })
+}
+
+/// The error on one line, without the usage that clap prints below it.
+#[must_use]
+pub fn one_line(error: &clap::Error) -> String {
+    let rendered = error.render().to_string();
+    rendered
+        .lines()
+        .map(str::trim)
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more information"))
+        .filter(|line| !line.is_empty())
+        .collect::<Vec<_>>()
+        .join("; ")
+}
+
+fn values(texts: Vec<String>, split: bool) -> Vec<String> {
+    if !split {
+        return texts;
+    }
+    let words = texts.iter().flat_map(|text| text.split_whitespace());
+    words.map(str::to_owned).collect()
+}
+
+fn refuse_same_name(listeners: Vec<Listener>) -> Result<Vec<Listener>, String> {
+    let mut names = BTreeSet::new();
+    for listener in &listeners {
+        if !names.insert(listener.name.as_str()) {
+            return Err(format!(
+                "two listeners are named '{}'; name one of them, as in other={}",
+                listener.name, listener.address
+            ));
+        }
+    }
+    Ok(listeners)
+}
+
+fn parse_serve_address(text: &str) -> Result<ServeAddress, String> {
+    let refuse = || {
+        format!(
+            "'{text}' is not [IP]:PORT, as in :{PORT}, 127.0.0.1:{PORT} or [::1]:{PORT} (names are not looked up)"
+        )
+    };
+    if let Some(port) = text.strip_prefix(':') {
+        return port.parse().map(ServeAddress::Any).map_err(|_| refuse());
+    }
+    text.parse().map(ServeAddress::One).map_err(|_| refuse())
+}
+
+impl ServeAddress {
+    /// Opens the listening socket. Where IPv6 is off, all addresses are those of IPv4.
+    ///
+    /// # Errors
+    /// When the port is taken or the address is not this machine's.
+    pub fn bind(self) -> std::io::Result<std::net::TcpListener> {
+        let on = |ip: IpAddr, port| std::net::TcpListener::bind(SocketAddr::new(ip, port));
+        match self {
+            Self::One(address) => std::net::TcpListener::bind(address),
+            Self::Any(port) => match on(Ipv6Addr::UNSPECIFIED.into(), port) {
+                Err(error) if error.kind() != std::io::ErrorKind::AddrInUse => {
+                    on(Ipv4Addr::UNSPECIFIED.into(), port)
+                }
+                bound => bound,
+            },
+        }
+    }
+}
+
+impl std::fmt::Display for ServeAddress {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Any(port) => write!(f, ":{port}"),
+            Self::One(address) => address.fmt(f),
+        }
+    }
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    parse_within(text, &INTERVAL, "1ms to 10s")
+}
+
+fn parse_peak_window(text: &str) -> Result<Duration, String> {
+    parse_within(text, &PEAK_WINDOW, "1s to 1d")
+}
+
+fn parse_within(
+    text: &str,
+    range: &std::ops::RangeInclusive<Duration>,
+    printed: &str,
+) -> Result<Duration, String> {
+    let value = duration::parse(text).map_err(|e| e.to_string())?;
+    if range.contains(&value) {
+        Ok(value)
+    } else {
+        Err(format!("not within {printed}"))
+    }
+}
+
+fn parse_telemetry_path(text: &str) -> Result<String, String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
+    if !text.starts_with('/') || !text.chars().all(plain) || text.contains("//") {
+        return Err(
+            "not a path of letters, digits and - . _ ~ that begins with /, as in /metrics"
+                .to_owned(),
+        );
+    }
+    if text.starts_with("/-/") {
+        return Err("paths below /-/ are taken".to_owned());
+    }
+    Ok(text.to_owned())
+}
+
+fn parse_level(text: &str) -> Result<LevelFilter, String> {
+    match text {
+        "error" => Ok(LevelFilter::ERROR),
+        "warn" => Ok(LevelFilter::WARN),
+        "info" => Ok(LevelFilter::INFO),
+        "debug" => Ok(LevelFilter::DEBUG),
+        "trace" => Ok(LevelFilter::TRACE),
+        _ => Err("not one of error, warn, info, debug, trace".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(arguments: &[&str]) -> Result<Options, String> {
+        let arguments = std::iter::once(&"listen-queue-exporter").chain(arguments);
+        parse(arguments.map(OsString::from)).map_err(|error| one_line(&error))
+    }
+
+    #[test]
+    fn the_command_is_sound() {
+        Flags::command().debug_assert();
+    }
+
+    #[test]
+    fn each_flag_has_its_environment_variable() {
+        for argument in Flags::command().get_arguments() {
+            let Some(long) = argument
+                .get_long()
+                .filter(|long| !matches!(*long, "help" | "version"))
+            else {
+                continue;
+            };
+            let expected = format!(
+                "{ENVIRONMENT_PREFIX}{}",
+                long.to_uppercase().replace(['.', '-'], "_")
+            );
+            assert_eq!(argument.get_env().unwrap().to_str().unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn without_flags_everything_is_discovered_on_the_port() {
+        let options = options(&[]).unwrap();
+        assert!(options.listeners.is_empty());
+        assert_eq!(options.addresses, [ServeAddress::Any(PORT)]);
+        assert_eq!(options.discover_limit, 256);
+        assert_eq!(options.flags.sample_interval, Duration::from_millis(10));
+    }
+
+    #[test]
+    fn what_is_wrong_is_one_line_that_says_what_a_good_one_looks_like() {
+        for (arguments, expected) in [
+            (
+                &["--listener", "unix:g.sock"][..],
+                "'unix:g.sock': the path is relative",
+            ),
+            (
+                &["--listener", "tcp::80", "--listener", "tcp::80"],
+                "two listeners are named 'tcp::80'",
+            ),
+            (&["--sample.interval", "1us"], "as in 10ms"),
+            (&["--sample.interval", "11s"], "not within 1ms to 10s"),
+            (&["--sample.peak-window", "1ms"], "not within 1s to 1d"),
+            (
+                &["--web.listen-address", "localhost:1"],
+                "names are not looked up",
+            ),
+            (&["--web.listen-address", "10128"], "as in :10128"),
+            (&["--web.telemetry-path", "/{x}"], "as in /metrics"),
+            (&["--web.telemetry-path", "/-/ready"], "are taken"),
+            (&["--discover.exclude", "("], "--discover.exclude"),
+            (
+                &["--discover.limit", "5", "--listener", "tcp::80"],
+                "cannot be used with",
+            ),
+            (&["--log.level", "loud"], "error, warn, info"),
+            (&["--log.format", "xml"], "logfmt, json"),
+            (
+                &["--listner", "x"],
+                "a similar argument exists: '--listener'",
+            ),
+        ] {
+            let line = options(arguments).unwrap_err();
+            assert!(line.contains(expected), "{line}");
+            assert!(!line.contains('\n'));
+        }
+    }
+
+    #[test]
+    fn a_value_from_the_environment_is_split_at_blanks() {
+        let texts = vec!["tcp::80 unix:/a\n".to_owned()];
+        assert_eq!(values(texts.clone(), true), ["tcp::80", "unix:/a"]);
+        assert_eq!(values(texts.clone(), false), texts);
+    }
+}

@@ -1,0 +1,8 @@
+//! Serves the figures over HTTP. It reads the ledger and never the kernel.
+
+mod page;
+mod routes;
+mod server;
+
+pub use routes::{App, router};
+pub use server::{LIMITS, Limits, serve};

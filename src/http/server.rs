@@ -1,0 +1,135 @@
+//! Connections: how many, for how long, and how they end.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+/// Bounds on what clients may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Connections served at once; a further one waits in the listener's own queue.
+    pub connections: u32,
+    /// Time to send a whole request header, on a kept connection as well.
+    pub header: Duration,
+    /// Time without progress after which a client that does not read is dropped.
+    pub stalled_write: Duration,
+    /// Time for answers under way when the server is told to end.
+    pub drain: Duration,
+}
+
+/// The bounds in force.
+pub const LIMITS: Limits = Limits {
+    connections: 64,
+    header: Duration::from_secs(5),
+    stalled_write: Duration::from_secs(10),
+    drain: Duration::from_millis(800),
+};
+
+/// Longest request header in bytes.
+const LONGEST_HEADER: usize = 16 * 1024;
+
+/// Serves until `shutdown` resolves, then finishes the answers under way.
+///
+/// # Errors
+/// When a listener cannot be used with the runtime.
+pub async fn serve(
+    listeners: Vec<std::net::TcpListener>,
+    router: Router,
+    limits: Limits,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let free = Arc::new(Semaphore::new(limits.connections as usize));
+    let (end, ended) = watch::channel(());
+    let mut acceptors = Vec::new();
+    for listener in listeners {
+        listener.set_nonblocking(true)?;
+        let acceptor = Acceptor {
+            listener: TcpListener::from_std(listener)?,
+            router: router.clone(),
+            limits,
+            free: free.clone(),
+            ended: ended.clone(),
+        };
+        acceptors.push(tokio::spawn(acceptor.run()));
+    }
+    shutdown.await;
+    acceptors.iter().for_each(tokio::task::JoinHandle::abort);
+    end.send_replace(());
+    let all = free.acquire_many(limits.connections);
+    if tokio::time::timeout(limits.drain, all).await.is_err() {
+        tracing::warn!("connections were still open at the end");
+    }
+    Ok(())
+}
+
+struct Acceptor {
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    free: Arc<Semaphore>,
+    ended: watch::Receiver<()>,
+}
+
+impl Acceptor {
+    async fn run(self) -> Result<Infallible, tokio::sync::AcquireError> {
+        loop {
+            let permit = self.free.clone().acquire_owned().await?;
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let connection = connection(
+                        stream,
+                        self.router.clone(),
+                        self.limits,
+                        self.ended.clone(),
+                        permit,
+                    );
+                    tokio::spawn(connection);
+                }
+                Err(error) => {
+                    // Out of descriptors, mostly: without a pause this loop would spin.
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            }
+        }
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    router: Router,
+    limits: Limits,
+    mut ended: watch::Receiver<()>,
+    _permit: OwnedSemaphorePermit,
+) {
+    let stalled = u32::try_from(limits.stalled_write.as_millis()).unwrap_or(u32::MAX);
+    // The kernel ends a connection whose client does not take its answer; without that, one client could hold it for ever.
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, stalled) {
+        tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
+    }
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header)
+        .max_buf_size(LONGEST_HEADER)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut served = std::pin::pin!(served);
+    let outcome = tokio::select! {
+        outcome = served.as_mut() => outcome,
+        _ = ended.changed() => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a connection ended early");
+    }
+}

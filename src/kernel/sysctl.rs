@@ -1,0 +1,119 @@
+//! The four settings of this network namespace that bound a queue, on kept descriptors.
+//!
+//! `/proc/sys/net` is resolved by the reading task's network namespace, whatever procfs mount is used.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// Settings; absent when the kernel hides them (`somaxconn` in a user namespace before Linux 6.3).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Settings {
+    /// `net.core.somaxconn`: the most that `listen(2)` grants.
+    pub somaxconn: Option<u32>,
+    /// `net.ipv4.tcp_max_syn_backlog`.
+    pub tcp_max_syn_backlog: Option<u32>,
+    /// `net.ipv4.tcp_abort_on_overflow`: 0 or 1.
+    pub tcp_abort_on_overflow: Option<u32>,
+    /// `net.ipv4.tcp_syncookies`: 0 never, 1 when the SYN queue is full, 2 always.
+    pub tcp_syncookies: Option<u32>,
+}
+
+/// The four files.
+#[derive(Debug)]
+pub struct Sysctls {
+    somaxconn: Sysctl,
+    max_syn_backlog: Sysctl,
+    abort_on_overflow: Sysctl,
+    syncookies: Sysctl,
+}
+
+#[derive(Debug)]
+struct Sysctl {
+    path: PathBuf,
+    file: Option<File>,
+}
+
+impl Sysctls {
+    /// The files below the proc root. They are opened at the first read.
+    #[must_use]
+    pub fn new(procfs: &Path) -> Self {
+        let sysctl = |name| Sysctl {
+            path: procfs.join(name),
+            file: None,
+        };
+        Self {
+            somaxconn: sysctl("sys/net/core/somaxconn"),
+            max_syn_backlog: sysctl("sys/net/ipv4/tcp_max_syn_backlog"),
+            abort_on_overflow: sysctl("sys/net/ipv4/tcp_abort_on_overflow"),
+            syncookies: sysctl("sys/net/ipv4/tcp_syncookies"),
+        }
+    }
+
+    /// Reads the settings. One that does not exist is absent.
+    ///
+    /// # Errors
+    /// Names the first file that exists and cannot be read; the others are read all the same.
+    pub fn read(&mut self) -> (Settings, io::Result<()>) {
+        let mut outcome = Ok(());
+        let mut read = |sysctl: &mut Sysctl| match sysctl.read() {
+            Ok(value) => Some(value),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => {
+                if outcome.is_ok() {
+                    outcome = Err(io::Error::new(
+                        e.kind(),
+                        format!("{}: {e}", sysctl.path.display()),
+                    ));
+                }
+                None
+            }
+        };
+        let settings = Settings {
+            somaxconn: read(&mut self.somaxconn),
+            tcp_max_syn_backlog: read(&mut self.max_syn_backlog),
+            tcp_abort_on_overflow: read(&mut self.abort_on_overflow),
+            tcp_syncookies: read(&mut self.syncookies),
+        };
+        (settings, outcome)
+    }
+}
+
+impl Sysctl {
+    fn read(&mut self) -> io::Result<u32> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(File::open(&self.path)?),
+        };
+        let mut bytes = [0; 32];
+        let length = file.read_at(&mut bytes, 0)?;
+        parse(bytes.get(..length).unwrap_or_default())
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a number"))
+    }
+}
+
+/// Reads a number that ends in white space.
+#[must_use]
+pub fn parse(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.trim_end().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_is_a_number_that_ends_in_a_newline() {
+        assert_eq!(parse(b"4096\n"), Some(4096));
+        assert_eq!(parse(b"-1\n"), None);
+        assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn a_setting_that_does_not_exist_is_absent_and_no_error() {
+        let (settings, outcome) = Sysctls::new(Path::new("/proc/self")).read();
+        assert_eq!(settings, Settings::default());
+        assert!(outcome.is_ok());
+    }
+}

@@ -1,0 +1,40 @@
+//! What somebody who reads the log should know. The ledger notes it; main writes it.
+
+use std::sync::Arc;
+
+use crate::listener::Listener;
+use crate::sample::{Absence, Source};
+
+/// A change worth one line.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// A listener was found.
+    Found(Arc<Listener>, Found),
+    /// A configured listener is missing.
+    Missing(Arc<Listener>, Absence),
+    /// A discovered listener is gone.
+    Gone(Arc<Listener>),
+    /// The address is served by another socket than before.
+    Replaced(Arc<Listener>, Found),
+    /// The next connection is turned away.
+    Full(Arc<Listener>, Found),
+    /// A source failed, or fails for another reason than before.
+    SourceFailed(Source, String),
+    /// A source that had failed works again.
+    SourceRecovered(Source),
+}
+
+/// The queue at the moment of the event, summed over the sockets of the listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// Sockets of the listener.
+    pub sockets: usize,
+    /// Connections waiting.
+    pub depth: u64,
+    /// Limit that the kernel holds.
+    pub backlog: u64,
+    /// Limit plus one a socket.
+    pub capacity: u64,
+    /// `net.core.somaxconn`, if known.
+    pub somaxconn: Option<u32>,
+}

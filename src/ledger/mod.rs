@@ -1,0 +1,366 @@
+//! What samples add up to. Pure: samples with their instants come in, figures and events come out. It never reads a clock or does I/O.
+
+mod event;
+mod histogram;
+mod peak;
+mod queue;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+pub use event::{Event, Found};
+pub use histogram::Histogram;
+pub use peak::Peak;
+pub use queue::{ListenerLedger, Totals, UTILIZATION};
+
+use crate::sample::{Absence, Presence, Sample, Slow, Source, Watched};
+
+/// Upper bounds of the histogram of a round's duration, in seconds.
+pub const SAMPLE_DURATION: &[f64] = &[
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 1.0,
+];
+/// Listeners that went away and whose counters go on should they come back.
+const RETIRED: usize = 256;
+/// A kind of event is noted at most this often a listener.
+const QUIET: Duration = Duration::from_secs(60);
+/// Events that nobody has taken yet.
+const PENDING_EVENTS: usize = 1024;
+
+/// All figures. What a scrape needs is in [`View`]; the rest is bookkeeping.
+#[derive(Debug)]
+pub struct Ledger {
+    interval: Duration,
+    peak_window: Duration,
+    view: View,
+    noted: BTreeMap<String, Noted>,
+    /// Names in the order in which they went away; the oldest is forgotten first.
+    retired: VecDeque<(ListenerLedger, Noted)>,
+    failures: BTreeMap<Source, String>,
+    events: Vec<Event>,
+}
+
+/// The figures of one moment.
+#[derive(Debug, Clone)]
+pub struct View {
+    /// Watched listeners by label.
+    pub listeners: BTreeMap<String, ListenerLedger>,
+    /// What was read in the last slow round.
+    pub slow: Slow,
+    /// Sources that were asked: whether the last answer was good, and the number of bad ones.
+    pub sources: BTreeMap<Source, SourceFigures>,
+    /// Rounds.
+    pub samples: u64,
+    /// Rounds that started over one interval late.
+    pub late_samples: u64,
+    /// Time that a round took to read the kernel, in seconds.
+    pub sample_duration: Histogram,
+    /// Listeners beyond `--discover.limit`.
+    pub ignored_listeners: usize,
+    /// Start of the last round on the monotonic clock; absent before the first.
+    pub last_sample: Option<Duration>,
+}
+
+/// How a source does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceFigures {
+    /// Whether its last answer was good.
+    pub up: bool,
+    /// Bad answers.
+    pub errors: u64,
+}
+
+/// When each kind of event was last noted of a listener.
+#[derive(Debug, Clone, Default)]
+struct Noted {
+    absence: Option<Absence>,
+    found: Option<Duration>,
+    missing: Option<Duration>,
+    gone: Option<Duration>,
+    replaced: Option<Duration>,
+    full: Option<Duration>,
+}
+
+impl Ledger {
+    /// An empty ledger for rounds that are `interval` apart.
+    #[must_use]
+    pub fn new(interval: Duration, peak_window: Duration) -> Self {
+        Self {
+            interval,
+            peak_window,
+            view: View {
+                listeners: BTreeMap::new(),
+                slow: Slow::default(),
+                sources: BTreeMap::new(),
+                samples: 0,
+                late_samples: 0,
+                sample_duration: Histogram::new(SAMPLE_DURATION),
+                ignored_listeners: 0,
+                last_sample: None,
+            },
+            noted: BTreeMap::new(),
+            retired: VecDeque::new(),
+            failures: BTreeMap::new(),
+            events: Vec::new(),
+        }
+    }
+
+    /// The figures as they stand.
+    #[must_use]
+    pub fn view(&self) -> &View {
+        &self.view
+    }
+
+    /// Hands over what happened since the last call.
+    pub fn take_events(&mut self) -> impl Iterator<Item = Event> {
+        self.events.drain(..)
+    }
+
+    /// Books one round.
+    pub fn book(&mut self, sample: &Sample) {
+        let view = &mut self.view;
+        view.samples += 1;
+        view.late_samples += u64::from(sample.late);
+        view.sample_duration.observe(sample.took.as_secs_f64());
+        view.ignored_listeners = sample.ignored_listeners;
+        view.last_sample = Some(sample.at);
+        if let Some(slow) = sample.slow {
+            view.slow = slow;
+        }
+        for (source, outcome) in &sample.outcomes {
+            self.book_source(*source, outcome.as_ref().err());
+        }
+        for watched in &sample.listeners {
+            self.book_listener(sample.at, watched);
+        }
+        if self.view.listeners.len() > sample.listeners.len() {
+            self.retire(sample);
+        }
+    }
+
+    fn book_source(&mut self, source: Source, failure: Option<&String>) {
+        let figures = self.view.sources.entry(source).or_default();
+        figures.up = failure.is_none();
+        figures.errors += u64::from(failure.is_some());
+        match failure {
+            Some(reason) if self.failures.get(&source) != Some(reason) => {
+                self.failures.insert(source, reason.clone());
+                self.note(Event::SourceFailed(source, reason.clone()));
+            }
+            None if self.failures.remove(&source).is_some() => {
+                self.note(Event::SourceRecovered(source));
+            }
+            _ => {}
+        }
+    }
+
+    fn book_listener(&mut self, at: Duration, watched: &Watched) {
+        let name = &watched.listener.name;
+        if !self.view.listeners.contains_key(name) {
+            let (ledger, noted) = self.unretire(watched);
+            self.view.listeners.insert(name.clone(), ledger);
+            self.noted.insert(name.clone(), noted);
+        }
+        let (Some(ledger), Some(noted)) =
+            (self.view.listeners.get_mut(name), self.noted.get_mut(name))
+        else {
+            return;
+        };
+        let was_up = ledger.up();
+        let change = ledger.observe(
+            at,
+            self.interval,
+            self.peak_window,
+            &watched.presence,
+            &watched.readings,
+        );
+        let somaxconn = self.view.slow.settings.somaxconn;
+        let listener = || watched.listener.clone();
+        let mut event = None;
+        match &watched.presence {
+            Presence::Up => {
+                noted.absence = None;
+                if change.replaced {
+                    if due(&mut noted.replaced, at) {
+                        event = Some(Event::Replaced(listener(), ledger.found(somaxconn)));
+                    }
+                } else if !was_up && due(&mut noted.found, at) {
+                    event = Some(Event::Found(listener(), ledger.found(somaxconn)));
+                }
+            }
+            Presence::Missing(absence) if noted.absence.as_ref() != Some(absence) => {
+                noted.absence = Some(absence.clone());
+                if was_up || due(&mut noted.missing, at) {
+                    event = Some(Event::Missing(listener(), absence.clone()));
+                }
+            }
+            Presence::Missing(_) | Presence::Unknown => {}
+        }
+        let full = (change.became_full && due(&mut noted.full, at))
+            .then(|| Event::Full(listener(), ledger.found(somaxconn)));
+        event.into_iter().chain(full).for_each(|e| self.note(e));
+    }
+
+    fn unretire(&mut self, watched: &Watched) -> (ListenerLedger, Noted) {
+        let same =
+            |(ledger, _): &(ListenerLedger, Noted)| ledger.listener.name == watched.listener.name;
+        let known = self.retired.iter().position(same);
+        known
+            .and_then(|index| self.retired.remove(index))
+            .unwrap_or_else(|| {
+                let ledger = ListenerLedger::new(watched.listener.clone());
+                (ledger, Noted::default())
+            })
+    }
+
+    fn retire(&mut self, sample: &Sample) {
+        let watched: std::collections::BTreeSet<&str> = sample
+            .listeners
+            .iter()
+            .map(|watched| watched.listener.name.as_str())
+            .collect();
+        let gone: Vec<String> = self
+            .view
+            .listeners
+            .keys()
+            .filter(|name| !watched.contains(name.as_str()))
+            .cloned()
+            .collect();
+        for name in gone {
+            let (Some(mut ledger), Some(mut noted)) =
+                (self.view.listeners.remove(&name), self.noted.remove(&name))
+            else {
+                continue;
+            };
+            ledger.observe(
+                sample.at,
+                self.interval,
+                self.peak_window,
+                &Presence::Unknown,
+                &[],
+            );
+            if due(&mut noted.gone, sample.at) {
+                self.note(Event::Gone(ledger.listener.clone()));
+            }
+            if self.retired.len() == RETIRED {
+                self.retired.pop_front();
+            }
+            self.retired.push_back((ledger, noted));
+        }
+    }
+
+    fn note(&mut self, event: Event) {
+        if self.events.len() < PENDING_EVENTS {
+            self.events.push(event);
+        }
+    }
+}
+
+/// Whether an event that was last noted at `last` may be noted again.
+fn due(last: &mut Option<Duration>, at: Duration) -> bool {
+    let due = last.is_none_or(|last| at >= last + QUIET);
+    if due {
+        *last = Some(at);
+    }
+    due
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::SocketId;
+    use crate::listener::{Address, Listener};
+    use crate::sample::Reading;
+    use std::sync::Arc;
+
+    fn ledger() -> Ledger {
+        Ledger::new(Duration::from_millis(10), Duration::from_secs(60))
+    }
+
+    fn watched(name: &str, inode: u32, depth: u32) -> Watched {
+        let address = Address::parse(name).unwrap();
+        Watched {
+            listener: Arc::new(Listener::discovered(address)),
+            presence: Presence::Up,
+            readings: vec![Reading {
+                id: SocketId {
+                    inode,
+                    cookie: [1; 8],
+                },
+                depth,
+                backlog: 5,
+                drops: None,
+            }],
+        }
+    }
+
+    fn sample(at_ms: u64, listeners: Vec<Watched>) -> Sample {
+        Sample {
+            at: Duration::from_millis(at_ms),
+            listeners,
+            ..Sample::default()
+        }
+    }
+
+    fn kinds(ledger: &mut Ledger) -> Vec<&'static str> {
+        let kind = |event| match event {
+            Event::Found(..) => "found",
+            Event::Missing(..) => "missing",
+            Event::Gone(..) => "gone",
+            Event::Replaced(..) => "replaced",
+            Event::Full(..) => "full",
+            Event::SourceFailed(..) => "failed",
+            Event::SourceRecovered(..) => "recovered",
+        };
+        ledger.take_events().map(kind).collect()
+    }
+
+    #[test]
+    fn a_vanished_listener_leaves_no_series_and_its_counters_go_on_when_it_comes_back() {
+        let mut ledger = ledger();
+        ledger.book(&sample(10, vec![watched("unix:/a", 1, 6)]));
+        ledger.book(&sample(20, vec![]));
+        assert!(ledger.view().listeners.is_empty());
+        ledger.book(&sample(30, vec![watched("unix:/a", 2, 6)]));
+        let totals = ledger.view().listeners["unix:/a"].totals.clone().unwrap();
+        assert_eq!((totals.full_episodes, totals.replacements), (2, 1));
+        assert_eq!(kinds(&mut ledger), ["found", "full", "gone", "replaced"]);
+    }
+
+    #[test]
+    fn names_that_come_and_go_do_not_grow_memory_without_bound() {
+        let mut ledger = ledger();
+        for number in 0..2000 {
+            let name = format!("unix:@{number}");
+            ledger.book(&sample(u64::from(number), vec![watched(&name, number, 0)]));
+        }
+        assert_eq!(ledger.retired.len(), RETIRED);
+        assert_eq!(ledger.noted.len(), 1);
+        assert_eq!(ledger.events.len(), PENDING_EVENTS);
+    }
+
+    #[test]
+    fn a_queue_that_is_full_again_and_again_is_told_once_a_minute() {
+        let mut ledger = ledger();
+        for round in 0..12_000_u32 {
+            let depth = 6 * (round % 2);
+            let at_ms = u64::from(round) * 10;
+            ledger.book(&sample(at_ms, vec![watched("unix:/a", 1, depth)]));
+        }
+        assert_eq!(kinds(&mut ledger), ["found", "full", "full"]);
+        let totals = ledger.view().listeners["unix:/a"].totals.clone().unwrap();
+        assert_eq!(totals.full_episodes, 6000);
+    }
+
+    #[test]
+    fn a_source_is_told_when_it_fails_and_when_it_recovers() {
+        let mut ledger = ledger();
+        for outcome in [Err("no"), Err("no"), Ok(()), Ok(()), Err("other")] {
+            let mut round = sample(10, vec![]);
+            round.outcomes = vec![(Source::UnixDiag, outcome.map_err(str::to_owned))];
+            ledger.book(&round);
+        }
+        assert_eq!(kinds(&mut ledger), ["failed", "recovered", "failed"]);
+        let figures = ledger.view().sources[&Source::UnixDiag];
+        assert_eq!((figures.up, figures.errors), (false, 3));
+    }
+}

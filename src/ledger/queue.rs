@@ -1,0 +1,350 @@
+//! What the samples of one listener add up to.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::event::Found;
+use super::histogram::Histogram;
+use super::peak::Peak;
+use crate::kernel::SocketId;
+use crate::listener::Listener;
+use crate::sample::{Presence, Reading};
+
+/// Upper bounds of the utilization histogram.
+pub const UTILIZATION: &[f64] = &[0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0];
+/// Sockets that left a group and whose drop counter is still remembered, in case a long listing only missed them.
+const REMEMBERED: usize = 64;
+
+/// One listener's figures. Counters only grow, whatever becomes of its sockets.
+#[derive(Debug, Clone)]
+pub struct ListenerLedger {
+    /// Who it is.
+    pub listener: Arc<Listener>,
+    /// Whether it was there in the last round.
+    pub presence: Presence,
+    /// Its sockets in the last round; empty unless present.
+    pub readings: Vec<Reading>,
+    /// What was added up; absent until it was seen once.
+    pub totals: Option<Totals>,
+}
+
+/// What is added up over rounds.
+#[derive(Debug, Clone)]
+pub struct Totals {
+    /// Highest depth of the window.
+    pub peak: Peak,
+    /// One observation a round: the highest utilization among the sockets.
+    pub utilization: Histogram,
+    /// One interval for each round that saw it full.
+    pub full: Duration,
+    /// Times it became full.
+    pub full_episodes: u64,
+    /// Packets dropped at its TCP sockets.
+    pub drops: Option<u64>,
+    /// Times that other sockets had taken the address over.
+    pub replacements: u64,
+    was_full: bool,
+    /// The sockets that served the address when it was last taken over.
+    origin: Vec<SocketId>,
+    /// The last drop counter of each socket; those that left are the first to be forgotten.
+    drops_seen: Vec<(SocketId, u32)>,
+}
+
+/// What a round changed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Change {
+    pub replaced: bool,
+    pub became_full: bool,
+}
+
+impl ListenerLedger {
+    pub(super) fn new(listener: Arc<Listener>) -> Self {
+        Self {
+            listener,
+            presence: Presence::Unknown,
+            readings: Vec::new(),
+            totals: None,
+        }
+    }
+
+    /// Whether there is something to read.
+    #[must_use]
+    pub fn up(&self) -> bool {
+        self.presence == Presence::Up
+    }
+
+    /// Connections waiting, over all sockets.
+    #[must_use]
+    pub fn depth(&self) -> u64 {
+        self.readings.iter().map(|r| u64::from(r.depth)).sum()
+    }
+
+    /// The sockets' limits added up.
+    #[must_use]
+    pub fn backlog(&self) -> u64 {
+        self.readings.iter().map(|r| u64::from(r.backlog)).sum()
+    }
+
+    /// The sockets' capacities added up.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        self.readings.iter().map(Reading::capacity).sum()
+    }
+
+    /// Depth by capacity of the fullest socket; above 1 after `listen()` was called again with a smaller backlog.
+    #[must_use]
+    pub fn utilization(&self) -> f64 {
+        #[expect(clippy::cast_precision_loss, reason = "a capacity is below 2^33")]
+        let of = |reading: &Reading| f64::from(reading.depth) / reading.capacity() as f64;
+        self.readings.iter().map(of).fold(0.0, f64::max)
+    }
+
+    /// Whether a socket turns the next connection away.
+    #[must_use]
+    pub fn full(&self) -> bool {
+        self.readings.iter().any(Reading::full)
+    }
+
+    pub(super) fn found(&self, somaxconn: Option<u32>) -> Found {
+        Found {
+            sockets: self.readings.len(),
+            depth: self.depth(),
+            backlog: self.backlog(),
+            capacity: self.capacity(),
+            somaxconn,
+        }
+    }
+
+    pub(super) fn observe(
+        &mut self,
+        at: Duration,
+        interval: Duration,
+        peak_window: Duration,
+        presence: &Presence,
+        readings: &[Reading],
+    ) -> Change {
+        self.presence.clone_from(presence);
+        self.readings.clear();
+        self.readings.extend_from_slice(readings);
+        if !self.up() {
+            if let Some(totals) = &mut self.totals {
+                totals.was_full = false;
+            }
+            return Change::default();
+        }
+        let (depth, utilization, full) = (self.depth(), self.utilization(), self.full());
+        let totals = self.totals.get_or_insert_with(|| Totals::new(peak_window));
+        totals
+            .peak
+            .observe(at, u32::try_from(depth).unwrap_or(u32::MAX));
+        totals.utilization.observe(utilization);
+        let change = Change {
+            replaced: totals.book_replacement(readings),
+            became_full: full && !totals.was_full,
+        };
+        if full {
+            totals.full += interval;
+        }
+        totals.full_episodes += u64::from(change.became_full);
+        totals.was_full = full;
+        totals.book_drops(readings);
+        change
+    }
+}
+
+impl Totals {
+    fn new(peak_window: Duration) -> Self {
+        Self {
+            peak: Peak::new(peak_window),
+            utilization: Histogram::new(UTILIZATION),
+            full: Duration::ZERO,
+            full_episodes: 0,
+            drops: None,
+            replacements: 0,
+            was_full: false,
+            origin: Vec::new(),
+            drops_seen: Vec::new(),
+        }
+    }
+
+    /// The address is taken over when none of the sockets that served it is left: a group that grows or shrinks is not.
+    fn book_replacement(&mut self, readings: &[Reading]) -> bool {
+        let still = |reading: &Reading| self.origin.contains(&reading.id);
+        if readings.iter().any(still) {
+            return false;
+        }
+        let replaced = !self.origin.is_empty();
+        self.replacements += u64::from(replaced);
+        self.origin.clear();
+        self.origin
+            .extend(readings.iter().map(|reading| reading.id));
+        replaced
+    }
+
+    /// `sk_drops` is a 32-bit counter that starts at 0 with its socket and wraps.
+    fn book_drops(&mut self, readings: &[Reading]) {
+        for (index, reading) in readings.iter().enumerate() {
+            let Some(now) = reading.drops else { continue };
+            let is_it = |seen: &&mut (SocketId, u32)| seen.0 == reading.id;
+            let likely = index.min(self.drops_seen.len());
+            let (before, after) = self.drops_seen.split_at_mut(likely);
+            let seen = after.iter_mut().chain(before).find(is_it);
+            let increase = if let Some((_, last)) = seen {
+                let increase = now.wrapping_sub(*last);
+                *last = now;
+                increase
+            } else {
+                self.drops_seen.push((reading.id, now));
+                now
+            };
+            *self.drops.get_or_insert(0) += u64::from(increase);
+        }
+        let surplus = self
+            .drops_seen
+            .len()
+            .saturating_sub(readings.len() + REMEMBERED);
+        if surplus > 0 {
+            let mut left = surplus;
+            self.drops_seen.retain(|(id, _)| {
+                let forget = left > 0 && !readings.iter().any(|reading| reading.id == *id);
+                left -= usize::from(forget);
+                !forget
+            });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::listener::Address;
+    use crate::sample::Absence;
+
+    const INTERVAL: Duration = Duration::from_millis(10);
+
+    fn ledger() -> ListenerLedger {
+        let address = Address::parse("tcp::80").unwrap();
+        ListenerLedger::new(Arc::new(Listener::discovered(address)))
+    }
+
+    fn reading(inode: u32, depth: u32, backlog: u32, drops: u32) -> Reading {
+        let mut cookie = [0; 8];
+        cookie[0] = inode.to_le_bytes()[0];
+        Reading {
+            id: SocketId { inode, cookie },
+            depth,
+            backlog,
+            drops: Some(drops),
+        }
+    }
+
+    fn observe(ledger: &mut ListenerLedger, at_ms: u64, readings: &[Reading]) -> Change {
+        let presence = match readings {
+            [] => Presence::Missing(Absence::NotListening),
+            _ => Presence::Up,
+        };
+        let window = Duration::from_secs(60);
+        let at = Duration::from_millis(at_ms);
+        ledger.observe(at, INTERVAL, window, &presence, readings)
+    }
+
+    #[test]
+    fn it_is_full_at_one_above_the_backlog() {
+        let mut ledger = ledger();
+        assert!(!observe(&mut ledger, 10, &[reading(1, 5, 5, 0)]).became_full);
+        assert!(observe(&mut ledger, 20, &[reading(1, 6, 5, 0)]).became_full);
+        assert!(!observe(&mut ledger, 30, &[reading(1, 6, 5, 0)]).became_full);
+        observe(&mut ledger, 40, &[reading(1, 5, 5, 0)]);
+        let totals = ledger.totals.as_ref().unwrap();
+        assert_eq!(totals.full, INTERVAL * 2);
+        assert_eq!(totals.full_episodes, 1);
+        assert_eq!(totals.peak.highest(), 6);
+        assert_eq!(
+            (ledger.depth(), ledger.backlog(), ledger.capacity()),
+            (5, 5, 6)
+        );
+    }
+
+    #[test]
+    fn a_stall_books_no_more_than_one_interval_a_round() {
+        let mut ledger = ledger();
+        observe(&mut ledger, 10, &[reading(1, 6, 5, 0)]);
+        observe(&mut ledger, 60_000, &[reading(1, 6, 5, 0)]);
+        assert_eq!(ledger.totals.unwrap().full, INTERVAL * 2);
+    }
+
+    #[test]
+    fn the_utilization_of_a_group_is_that_of_its_fullest_socket() {
+        let mut ledger = ledger();
+        observe(
+            &mut ledger,
+            10,
+            &[reading(1, 0, 9, 0), reading(2, 10, 9, 0)],
+        );
+        assert!((ledger.utilization() - 1.0).abs() < f64::EPSILON);
+        assert!(ledger.full());
+        observe(&mut ledger, 20, &[reading(1, 512, 5, 0)]);
+        assert!(ledger.utilization() > 85.0);
+    }
+
+    #[test]
+    fn drops_are_the_increases_of_each_socket_and_survive_wraps_and_leavers() {
+        let mut ledger = ledger();
+        let drops = |ledger: &ListenerLedger| ledger.totals.as_ref().unwrap().drops;
+        observe(
+            &mut ledger,
+            10,
+            &[reading(1, 0, 5, u32::MAX), reading(2, 0, 5, 7)],
+        );
+        let start = u64::from(u32::MAX) + 7;
+        assert_eq!(drops(&ledger), Some(start));
+        observe(&mut ledger, 20, &[reading(1, 0, 5, 2), reading(2, 0, 5, 7)]);
+        assert_eq!(drops(&ledger), Some(start + 3));
+        observe(&mut ledger, 30, &[reading(2, 0, 5, 8)]);
+        observe(&mut ledger, 40, &[reading(2, 0, 5, 8), reading(1, 0, 5, 2)]);
+        assert_eq!(drops(&ledger), Some(start + 4));
+        observe(&mut ledger, 50, &[]);
+        observe(&mut ledger, 60, &[reading(3, 0, 5, 1)]);
+        assert_eq!(drops(&ledger), Some(start + 5));
+    }
+
+    #[test]
+    fn the_memory_of_sockets_that_left_is_bounded() {
+        let mut ledger = ledger();
+        for inode in 0..1000 {
+            observe(&mut ledger, u64::from(inode), &[reading(inode, 0, 5, 1)]);
+        }
+        let totals = ledger.totals.unwrap();
+        assert_eq!(totals.drops, Some(1000));
+        assert_eq!(totals.drops_seen.len(), 1 + REMEMBERED);
+    }
+
+    #[test]
+    fn a_replacement_is_counted_when_no_socket_of_before_is_left() {
+        let mut ledger = ledger();
+        let (one, two, three) = (
+            reading(1, 0, 5, 0),
+            reading(2, 0, 5, 0),
+            reading(3, 0, 5, 0),
+        );
+        for (readings, replaced) in [
+            (&[one][..], false),
+            (&[one, two], false),
+            (&[two], true),
+            (&[], false),
+            (&[two], false),
+            (&[], false),
+            (&[three], true),
+        ] {
+            assert_eq!(observe(&mut ledger, 10, readings).replaced, replaced);
+        }
+        assert_eq!(ledger.totals.unwrap().replacements, 2);
+    }
+
+    #[test]
+    fn a_listener_that_was_never_seen_has_no_totals() {
+        let mut ledger = ledger();
+        observe(&mut ledger, 10, &[]);
+        assert!(ledger.totals.is_none());
+    }
+}

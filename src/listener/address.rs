@@ -1,0 +1,281 @@
+//! The address of a listener: text to bytes and back, without loss.
+
+use std::fmt::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+/// Longest abstract name: `sun_path` is 108 bytes and its first is the NUL.
+const LONGEST_ABSTRACT_NAME: usize = 107;
+/// Longest path that the kernel resolves (`PATH_MAX` with its NUL is 4096).
+const LONGEST_PATH: usize = 4095;
+
+/// Where clients connect to.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Address {
+    /// A unix socket of type `SOCK_STREAM` or `SOCK_SEQPACKET`.
+    Unix(UnixName),
+    /// One TCP address and port.
+    Tcp(SocketAddr),
+    /// Every wildcard listener of a TCP port, of both families.
+    TcpPort(u16),
+}
+
+/// The name that `bind(2)` gave to a unix socket.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UnixName {
+    /// A path, as given to `bind(2)`: it may be relative, and it may lead elsewhere by now.
+    Path(Vec<u8>),
+    /// An abstract name without its leading NUL; other NULs count.
+    Abstract(Vec<u8>),
+}
+
+/// Why an address was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressError {
+    /// It begins neither with `unix:` nor with `tcp:`.
+    Scheme,
+    /// Nothing, or only `@`, follows `unix:`.
+    EmptyUnixName,
+    /// A path that does not begin at the root.
+    RelativePath,
+    /// A NUL byte inside a path.
+    NulInPath,
+    /// Longer than the kernel takes.
+    TooLong,
+    /// No `:PORT` at the end.
+    NoPort,
+    /// Not a number from 1 to 65535.
+    Port,
+    /// Not an IP address; names are not looked up.
+    Host,
+}
+
+impl Address {
+    /// Parses `unix:/path`, `unix:@abstract`, `tcp:HOST:PORT`, `tcp::PORT` or `tcp:[::1]:PORT`.
+    ///
+    /// # Errors
+    /// Says what is wrong with the address.
+    pub fn parse(text: &str) -> Result<Self, AddressError> {
+        if let Some(name) = text.strip_prefix("unix:") {
+            return parse_unix(name).map(Self::Unix);
+        }
+        let rest = text.strip_prefix("tcp:").ok_or(AddressError::Scheme)?;
+        let (host, port) = rest.rsplit_once(':').ok_or(AddressError::NoPort)?;
+        let port = match port.parse() {
+            Ok(0) | Err(_) => return Err(AddressError::Port),
+            Ok(port) => port,
+        };
+        if host.is_empty() {
+            return Ok(Self::TcpPort(port));
+        }
+        let ip = match host.strip_prefix('[').and_then(|h| h.strip_suffix(']')) {
+            Some(v6) => v6.parse::<Ipv6Addr>().map(IpAddr::V6),
+            None => host.parse::<Ipv4Addr>().map(IpAddr::V4),
+        };
+        let ip = ip.map_err(|_| AddressError::Host)?;
+        Ok(Self::Tcp(SocketAddr::new(ip, port)))
+    }
+
+    /// `unix` or `tcp`.
+    #[must_use]
+    pub fn family(&self) -> &'static str {
+        match self {
+            Self::Unix(_) => "unix",
+            Self::Tcp(_) | Self::TcpPort(_) => "tcp",
+        }
+    }
+}
+
+fn parse_unix(text: &str) -> Result<UnixName, AddressError> {
+    if let Some(name) = text.strip_prefix('@') {
+        let name = unescape(name);
+        return match name.len() {
+            0 => Err(AddressError::EmptyUnixName),
+            1..=LONGEST_ABSTRACT_NAME => Ok(UnixName::Abstract(name)),
+            _ => Err(AddressError::TooLong),
+        };
+    }
+    let path = unescape(text);
+    match path.first() {
+        None => Err(AddressError::EmptyUnixName),
+        Some(_) if path.contains(&0) => Err(AddressError::NulInPath),
+        Some(_) if path.len() > LONGEST_PATH => Err(AddressError::TooLong),
+        Some(b'/') => Ok(UnixName::Path(path)),
+        Some(_) => Err(AddressError::RelativePath),
+    }
+}
+
+/// Turns `\xNN` into the byte NN and leaves everything else as it is.
+fn unescape(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&first, tail)) = rest.split_first() {
+        if let [b'\\', b'x', high, low, after @ ..] = rest
+            && let (Some(high), Some(low)) = (hex_digit(*high), hex_digit(*low))
+        {
+            bytes.push(high << 4 | low);
+            rest = after;
+        } else {
+            bytes.push(first);
+            rest = tail;
+        }
+    }
+    bytes
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|digit| u8::try_from(digit).ok())
+}
+
+/// Prints bytes as text, one to one: control characters, backslashes and bytes that are not UTF-8 become `\xNN`.
+#[must_use]
+pub fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            if character.is_control() || character == '\\' {
+                let mut buffer = [0; 4];
+                escape_each(&mut text, character.encode_utf8(&mut buffer).as_bytes());
+            } else {
+                text.push(character);
+            }
+        }
+        escape_each(&mut text, chunk.invalid());
+    }
+    text
+}
+
+fn escape_each(text: &mut String, bytes: &[u8]) {
+    for byte in bytes {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "\\x{byte:02x}");
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(name) => write!(f, "unix:{name}"),
+            Self::Tcp(address) => write!(f, "tcp:{address}"),
+            Self::TcpPort(port) => write!(f, "tcp::{port}"),
+        }
+    }
+}
+
+impl fmt::Display for UnixName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Abstract(name) => write!(f, "@{}", escape(name)),
+            // A relative path may begin with '@', which marks an abstract name.
+            Self::Path(path) => match path.split_first() {
+                Some((b'@', rest)) => write!(f, "\\x40{}", escape(rest)),
+                _ => f.write_str(&escape(path)),
+            },
+        }
+    }
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Scheme => {
+                "an address begins with unix: or tcp:, as in unix:/run/gunicorn.socket, unix:@name, tcp::80 or tcp:127.0.0.1:80"
+            }
+            Self::EmptyUnixName => {
+                "the socket has no name; write it as in unix:/run/gunicorn.socket or unix:@name"
+            }
+            Self::RelativePath => {
+                "the path is relative, and it is not known to which directory; write it from the root, as in unix:/run/gunicorn.socket"
+            }
+            Self::NulInPath => {
+                "a path cannot hold a NUL byte; an abstract name is written as in unix:@name"
+            }
+            Self::TooLong => {
+                "the name is longer than the kernel takes (107 bytes abstract, 4095 a path)"
+            }
+            Self::NoPort => "the port is missing; write it as in tcp::80 or tcp:127.0.0.1:80",
+            Self::Port => "the port is not a number from 1 to 65535, as in tcp::80",
+            Self::Host => {
+                "the host is not an IP address (names are not looked up); write it as in tcp:127.0.0.1:80, tcp:[::1]:80 or, for every address, tcp::80"
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn refused(text: &str) -> AddressError {
+        Address::parse(text).unwrap_err()
+    }
+
+    #[test]
+    fn each_form_parses_and_prints_back() {
+        for text in [
+            "unix:/run/gunicorn.socket",
+            "unix:@name",
+            r"unix:@a\x00b",
+            r"unix:/run/a\x0ab",
+            "unix:/run/ä b",
+            "tcp:127.0.0.1:80",
+            "tcp:[::1]:8080",
+            "tcp::65535",
+        ] {
+            assert_eq!(Address::parse(text).unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_apart() {
+        assert_eq!(refused("http:80"), AddressError::Scheme);
+        assert_eq!(refused(""), AddressError::Scheme);
+        assert_eq!(refused("unix:"), AddressError::EmptyUnixName);
+        assert_eq!(refused("unix:@"), AddressError::EmptyUnixName);
+        assert_eq!(refused("unix:g.sock"), AddressError::RelativePath);
+        assert_eq!(refused(r"unix:/a\x00"), AddressError::NulInPath);
+        assert_eq!(
+            refused(&format!("unix:@{}", "a".repeat(108))),
+            AddressError::TooLong
+        );
+        assert_eq!(refused("tcp:80"), AddressError::NoPort);
+        assert_eq!(refused("tcp::0"), AddressError::Port);
+        assert_eq!(refused("tcp::65536"), AddressError::Port);
+        assert_eq!(refused("tcp:localhost:80"), AddressError::Host);
+        assert_eq!(refused("tcp:::1:80"), AddressError::Host);
+    }
+
+    #[test]
+    fn a_relative_path_that_begins_with_an_at_sign_is_not_taken_for_an_abstract_name() {
+        let path = Address::Unix(UnixName::Path(b"@x".to_vec()));
+        let name = Address::Unix(UnixName::Abstract(b"x".to_vec()));
+        assert_eq!(path.to_string(), r"unix:\x40x");
+        assert_eq!(name.to_string(), "unix:@x");
+    }
+
+    #[test]
+    fn no_control_character_is_left_in_what_is_printed() {
+        assert_eq!(
+            escape(b"a\n\"\\\xff\x7f\xc2\x85"),
+            r#"a\x0a"\x5c\xff\x7f\xc2\x85"#
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn printing_is_one_to_one(bytes in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let text = escape(&bytes);
+            prop_assert!(!text.contains(char::is_control));
+            prop_assert_eq!(unescape(&text), bytes);
+        }
+
+        #[test]
+        fn parsing_any_text_ends_in_an_address_that_prints_back_or_in_a_reason(text in "(unix:|tcp:)?\\PC{0,60}") {
+            if let Ok(address) = Address::parse(&text) {
+                prop_assert_eq!(Address::parse(&address.to_string()), Ok(address));
+            }
+        }
+    }
+}

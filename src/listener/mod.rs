@@ -1,0 +1,147 @@
+//! What the user named or discovery found: parsed, printed and matched. This module never does I/O.
+//!
+//! Text and bytes map one to one: control characters, backslashes and bytes that are not UTF-8 print as `\xNN`, and `\xNN`
+//! parses back, so two sockets never share a label and every label can be typed.
+
+mod address;
+mod matching;
+
+use std::fmt;
+
+pub use address::{Address, AddressError, UnixName, escape};
+pub use matching::{FileId, PathTarget, match_tcp, match_unix};
+
+/// One listener as the user sees it: a label, an address, and what the application asked of `listen(2)` if the user told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// The `listener` label: NAME, else the address.
+    pub name: String,
+    /// Where clients connect to.
+    pub address: Address,
+    /// The backlog that the application asks for, as told with `backlog=`. The kernel does not keep it.
+    pub requested_backlog: Option<u32>,
+}
+
+/// Why a `--listener` value was refused.
+#[derive(Debug, PartialEq, Eq)]
+pub struct ListenerError {
+    text: String,
+    reason: Reason,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum Reason {
+    EmptyName,
+    NameHasControlCharacter,
+    Backlog(String),
+    Address(AddressError),
+}
+
+impl Listener {
+    /// A listener that discovery found; its label is its address.
+    #[must_use]
+    pub fn discovered(address: Address) -> Self {
+        Self {
+            name: address.to_string(),
+            address,
+            requested_backlog: None,
+        }
+    }
+
+    /// Parses `[NAME=]ADDRESS[,backlog=N]`.
+    ///
+    /// # Errors
+    /// Says which part is wrong, why, and what a good one looks like.
+    pub fn parse(text: &str) -> Result<Self, ListenerError> {
+        let refuse = |reason| ListenerError {
+            text: text.to_owned(),
+            reason,
+        };
+        let (name, rest) = match text.split_once('=') {
+            Some((name, rest)) if !has_scheme(text) => (Some(name), rest),
+            _ => (None, text),
+        };
+        match name {
+            Some("") => return Err(refuse(Reason::EmptyName)),
+            Some(name) if name.contains(char::is_control) => {
+                return Err(refuse(Reason::NameHasControlCharacter));
+            }
+            _ => {}
+        }
+        let (address_text, requested_backlog) = match rest.rsplit_once(",backlog=") {
+            Some((address, number)) => match number.parse() {
+                Ok(backlog) => (address, Some(backlog)),
+                Err(_) => return Err(refuse(Reason::Backlog(number.to_owned()))),
+            },
+            None => (rest, None),
+        };
+        let address = Address::parse(address_text).map_err(|e| refuse(Reason::Address(e)))?;
+        let name = match name {
+            Some(name) => name.to_owned(),
+            None if address_text.contains(char::is_control) => address.to_string(),
+            None => address_text.to_owned(),
+        };
+        Ok(Self {
+            name,
+            address,
+            requested_backlog,
+        })
+    }
+}
+
+fn has_scheme(text: &str) -> bool {
+    text.starts_with("unix:") || text.starts_with("tcp:")
+}
+
+impl fmt::Display for ListenerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "listener '{}': ", escape(self.text.as_bytes()))?;
+        match &self.reason {
+            Reason::EmptyName => f.write_str("the name before '=' is empty"),
+            Reason::NameHasControlCharacter => f.write_str("the name has a control character"),
+            Reason::Backlog(number) => write!(
+                f,
+                "backlog '{}' is not a number from 0 to {}, as in unix:/run/gunicorn.socket,backlog=2048",
+                escape(number.as_bytes()),
+                u32::MAX
+            ),
+            Reason::Address(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ListenerError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(text: &str) -> String {
+        Listener::parse(text).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_label_is_the_name_else_the_address_as_typed() {
+        let named = Listener::parse("gunicorn=unix:/run/g.sock,backlog=2048").unwrap();
+        assert_eq!(named.name, "gunicorn");
+        assert_eq!(named.address.to_string(), "unix:/run/g.sock");
+        assert_eq!(named.requested_backlog, Some(2048));
+        assert_eq!(
+            Listener::parse("tcp:[0:0::1]:80").unwrap().name,
+            "tcp:[0:0::1]:80"
+        );
+        assert_eq!(
+            Listener::parse("unix:/run/a=b,c.sock").unwrap().name,
+            "unix:/run/a=b,c.sock"
+        );
+    }
+
+    #[test]
+    fn a_refusal_says_which_value_and_what_a_good_one_looks_like() {
+        assert!(refused("=unix:/a").contains("name before '=' is empty"));
+        assert!(refused("unix:/a,backlog=many").contains("as in unix:"));
+        assert!(refused("a\u{7}=unix:/a").contains(r"'a\x07=unix:/a'"));
+        assert!(refused("unix:run/g.sock").contains("relative"));
+        assert!(refused("gunicorn").contains("unix:/run/gunicorn.socket"));
+    }
+}

@@ -1,0 +1,368 @@
+//! The table. README's is generated from it, and dashboard, alerts and golden pages are checked against it.
+
+use super::family::{Family, Kind, Metric};
+use crate::ledger::{ListenerLedger, Totals, View};
+use crate::sample::{Presence, Slow};
+
+const LISTENER: &[&str] = &["listener"];
+const NONE: &[&str] = &[];
+const FOUND: &str = "the listener is found";
+const SEEN: &str = "the listener was found at least once";
+const ALWAYS: &str = "always";
+const SYSCTL: &str = "the setting can be read";
+const NETSTAT: &str = "the counter can be read";
+const PROCFS: &str = "procfs can be read";
+
+/// Every metric, in the order of the page.
+pub const TABLE: &[Metric] = &[
+    Metric {
+        name: "listen_queue_listener_up",
+        kind: Kind::Gauge,
+        labels: LISTENER,
+        when: "the listener's source works",
+        help: "1 if a socket listens at the address in this network namespace, 0 if not. Discovered listeners are 1 and disappear when they go.",
+        collect: |view, out| out.each(view, up),
+    },
+    Metric {
+        name: "listen_queue_listener_info",
+        kind: Kind::Gauge,
+        labels: &["listener", "family", "address"],
+        when: ALWAYS,
+        help: "1 for each listener, with its family (unix or tcp) and address.",
+        collect: |view, out| {
+            for (name, ledger) in &view.listeners {
+                let address = &ledger.listener.address;
+                out.push(&[name, address.family(), &address.to_string()], Some(1.0));
+            }
+        },
+    },
+    Metric {
+        name: "listen_queue_listener_sockets",
+        kind: Kind::Gauge,
+        labels: LISTENER,
+        when: FOUND,
+        help: "Listening sockets behind the listener: members of a SO_REUSEPORT group, both families of a wildcard port, or unix sockets of one name.",
+        collect: |view, out| out.each(view, |l| found(l, l.readings.len() as u64)),
+    },
+    Metric {
+        name: "listen_queue_depth",
+        kind: Kind::Gauge,
+        labels: LISTENER,
+        when: FOUND,
+        help: "Connections waiting for accept() at the last sample, summed over the sockets; those whose client has gone count too. Kernel: udiag_rqueue, idiag_rqueue.",
+        collect: |view, out| out.each(view, |l| found(l, l.depth())),
+    },
+    Metric {
+        name: "listen_queue_backlog",
+        kind: Kind::Gauge,
+        labels: LISTENER,
+        when: FOUND,
+        help: "Limit that the kernel holds: the lower of listen(2)'s argument and net.core.somaxconn when listen() was called, summed over the sockets. Kernel: udiag_wqueue, idiag_wqueue (sk_max_ack_backlog).",
+        collect: |view, out| out.each(view, |l| found(l, l.backlog())),
+    },
+    Metric {
+        name: "listen_queue_capacity",
+        kind: Kind::Gauge,
+        labels: LISTENER,
+        when: FOUND,
+        help: "Depth at which the next connection is turned away: backlog + 1, summed over the sockets.",
+        collect: |view, out| out.each(view, |l| found(l, l.capacity())),
+    },
+    Metric {
+        name: "listen_queue_requested_backlog",
+        kind: Kind::Gauge,
+        labels: LISTENER,
+        when: "told with backlog=",
+        help: "Backlog that the application asks for, as told with --listener ...,backlog=N; the kernel does not keep it.",
+        collect: |view, out| {
+            out.each(view, |l| l.listener.requested_backlog.map(f64::from));
+        },
+    },
+    Metric {
+        name: "listen_queue_depth_peak",
+        kind: Kind::Gauge,
+        labels: LISTENER,
+        when: FOUND,
+        help: "Highest depth of any sample of the last --sample.peak-window, rounded up by a sixtieth of it; a scrape does not reset it.",
+        collect: |view, out| {
+            out.each(view, |l| {
+                let totals = l.totals.as_ref().filter(|_| l.up())?;
+                Some(f64::from(totals.peak.highest()))
+            });
+        },
+    },
+    Metric {
+        name: "listen_queue_utilization_ratio",
+        kind: Kind::Histogram,
+        labels: LISTENER,
+        when: SEEN,
+        help: "Depth by capacity, one observation a sample; of a group, its fullest socket. Full samples are above 1 - 1/capacity; above 1 after listen() was called again with a smaller backlog.",
+        collect: |view, out| {
+            for (name, ledger) in &view.listeners {
+                out.push_histogram(&[name], ledger.totals.as_ref().map(|t| &t.utilization));
+            }
+        },
+    },
+    Metric {
+        name: "listen_queue_full_seconds_total",
+        kind: Kind::Counter,
+        labels: LISTENER,
+        when: SEEN,
+        help: "Time that a socket of the listener was seen full (depth above backlog): one sample interval for each such sample. An estimate, good to an interval at each end of an episode.",
+        collect: |view, out| out.each(view, |l| total(l, |t| t.full.as_secs_f64())),
+    },
+    Metric {
+        name: "listen_queue_full_episodes_total",
+        kind: Kind::Counter,
+        labels: LISTENER,
+        when: SEEN,
+        help: "Times that the listener was seen to become full. Episodes shorter than a sample interval may be missed.",
+        collect: |view, out| out.each(view, |l| total(l, |t| count(t.full_episodes))),
+    },
+    Metric {
+        name: "listen_queue_listener_drops_total",
+        kind: Kind::Counter,
+        labels: LISTENER,
+        when: "TCP, the listener was found at least once",
+        help: "Packets dropped at the TCP listener since the birth of its sockets. Not the same as overflows: deferred accepts, health checks that reset and port scans count, and an overflow at the end of the handshake counts twice. Kernel: SK_MEMINFO_DROPS.",
+        collect: |view, out| {
+            out.each(view, |l| l.totals.as_ref()?.drops.map(count));
+        },
+    },
+    Metric {
+        name: "listen_queue_listener_replacements_total",
+        kind: Kind::Counter,
+        labels: LISTENER,
+        when: SEEN,
+        help: "Times that the address was found to be served by other sockets than before, none of the earlier ones being left.",
+        collect: |view, out| out.each(view, |l| total(l, |t| count(t.replacements))),
+    },
+    Metric {
+        name: "listen_queue_somaxconn",
+        kind: Kind::Gauge,
+        labels: NONE,
+        when: SYSCTL,
+        help: "net.core.somaxconn of this network namespace: the most that listen(2) grants. A listener keeps what it was granted until listen() is called again.",
+        collect: |view, out| setting(view, out, |s| s.settings.somaxconn),
+    },
+    Metric {
+        name: "listen_queue_tcp_max_syn_backlog",
+        kind: Kind::Gauge,
+        labels: NONE,
+        when: SYSCTL,
+        help: "net.ipv4.tcp_max_syn_backlog of this network namespace.",
+        collect: |view, out| setting(view, out, |s| s.settings.tcp_max_syn_backlog),
+    },
+    Metric {
+        name: "listen_queue_tcp_abort_on_overflow",
+        kind: Kind::Gauge,
+        labels: NONE,
+        when: SYSCTL,
+        help: "net.ipv4.tcp_abort_on_overflow of this network namespace: 1 if an overflow at the end of the handshake is answered with a reset.",
+        collect: |view, out| setting(view, out, |s| s.settings.tcp_abort_on_overflow),
+    },
+    Metric {
+        name: "listen_queue_tcp_syncookies",
+        kind: Kind::Gauge,
+        labels: NONE,
+        when: SYSCTL,
+        help: "net.ipv4.tcp_syncookies of this network namespace: 0 never, 1 when the SYN queue is full, 2 always.",
+        collect: |view, out| setting(view, out, |s| s.settings.tcp_syncookies),
+    },
+    Metric {
+        name: "listen_queue_tcp_listen_overflows_total",
+        kind: Kind::Counter,
+        labels: NONE,
+        when: NETSTAT,
+        help: "Connection attempts dropped because an accept queue was full, all TCP listeners of this network namespace, retries counted. Kernel: TcpExt ListenOverflows.",
+        collect: |view, out| counter(view, out, |s| s.tcp_ext.listen_overflows),
+    },
+    Metric {
+        name: "listen_queue_tcp_listen_drops_total",
+        kind: Kind::Counter,
+        labels: NONE,
+        when: NETSTAT,
+        help: "Connection attempts dropped for any reason, overflows among them, all TCP listeners of this network namespace. Kernel: TcpExt ListenDrops.",
+        collect: |view, out| counter(view, out, |s| s.tcp_ext.listen_drops),
+    },
+    Metric {
+        name: "listen_queue_tcp_request_queue_full_drops_total",
+        kind: Kind::Counter,
+        labels: NONE,
+        when: NETSTAT,
+        help: "SYNs dropped because a SYN queue was full and cookies were off, all TCP listeners of this network namespace. Kernel: TcpExt TCPReqQFullDrop.",
+        collect: |view, out| counter(view, out, |s| s.tcp_ext.request_queue_full_drops),
+    },
+    Metric {
+        name: "listen_queue_tcp_request_queue_full_cookies_total",
+        kind: Kind::Counter,
+        labels: NONE,
+        when: NETSTAT,
+        help: "SYNs answered with a cookie because a SYN queue was full, all TCP listeners of this network namespace. Kernel: TcpExt TCPReqQFullDoCookies.",
+        collect: |view, out| counter(view, out, |s| s.tcp_ext.request_queue_full_cookies),
+    },
+    Metric {
+        name: "listen_queue_source_up",
+        kind: Kind::Gauge,
+        labels: &["source"],
+        when: "the source was asked",
+        help: "1 if the source's last answer was good, 0 if not; then its series are absent.",
+        collect: |view, out| {
+            for (source, figures) in &view.sources {
+                out.push(&[source.name()], Some(f64::from(u8::from(figures.up))));
+            }
+        },
+    },
+    Metric {
+        name: "listen_queue_source_errors_total",
+        kind: Kind::Counter,
+        labels: &["source"],
+        when: "the source was asked",
+        help: "Answers of the source that were errors; the log says which.",
+        collect: |view, out| {
+            for (source, figures) in &view.sources {
+                out.push(&[source.name()], Some(count(figures.errors)));
+            }
+        },
+    },
+    Metric {
+        name: "listen_queue_samples_total",
+        kind: Kind::Counter,
+        labels: NONE,
+        when: ALWAYS,
+        help: "Rounds taken.",
+        collect: |view, out| out.push(&[], Some(count(view.samples))),
+    },
+    Metric {
+        name: "listen_queue_samples_late_total",
+        kind: Kind::Counter,
+        labels: NONE,
+        when: ALWAYS,
+        help: "Rounds that started over one sample interval late: the process was stopped, starved or throttled, and short bursts may have been missed.",
+        collect: |view, out| out.push(&[], Some(count(view.late_samples))),
+    },
+    Metric {
+        name: "listen_queue_sample_duration_seconds",
+        kind: Kind::Histogram,
+        labels: NONE,
+        when: ALWAYS,
+        help: "Time that a round took to read the kernel.",
+        collect: |view, out| out.push_histogram(&[], Some(&view.sample_duration)),
+    },
+    Metric {
+        name: "listen_queue_discovery_ignored_listeners",
+        kind: Kind::Gauge,
+        labels: NONE,
+        when: ALWAYS,
+        help: "Listeners that discovery found beyond --discover.limit and that are not watched.",
+        collect: |view, out| out.push(&[], Some(count(view.ignored_listeners as u64))),
+    },
+    Metric {
+        name: "listen_queue_exporter_build_info",
+        kind: Kind::Gauge,
+        labels: &["version", "revision"],
+        when: ALWAYS,
+        help: "1, with the version and revision of the exporter.",
+        collect: |_, out| out.push(&[crate::VERSION, crate::REVISION], Some(1.0)),
+    },
+    Metric {
+        name: "process_cpu_seconds_total",
+        kind: Kind::Counter,
+        labels: NONE,
+        when: PROCFS,
+        help: "Total user and system CPU time spent in seconds.",
+        collect: |view, out| out.push(&[], view.slow.process.map(|p| p.cpu_seconds)),
+    },
+    Metric {
+        name: "process_open_fds",
+        kind: Kind::Gauge,
+        labels: NONE,
+        when: PROCFS,
+        help: "Number of open file descriptors.",
+        collect: |view, out| out.push(&[], view.slow.process.map(|p| count(p.open_fds))),
+    },
+    Metric {
+        name: "process_max_fds",
+        kind: Kind::Gauge,
+        labels: NONE,
+        when: PROCFS,
+        help: "Maximum number of open file descriptors.",
+        collect: |view, out| {
+            out.push(&[], view.slow.process.and_then(|p| p.max_fds).map(count));
+        },
+    },
+    Metric {
+        name: "process_virtual_memory_bytes",
+        kind: Kind::Gauge,
+        labels: NONE,
+        when: PROCFS,
+        help: "Virtual memory size in bytes.",
+        collect: |view, out| {
+            out.push(
+                &[],
+                view.slow.process.map(|p| count(p.virtual_memory_bytes)),
+            );
+        },
+    },
+    Metric {
+        name: "process_resident_memory_bytes",
+        kind: Kind::Gauge,
+        labels: NONE,
+        when: PROCFS,
+        help: "Resident memory size in bytes.",
+        collect: |view, out| {
+            out.push(
+                &[],
+                view.slow.process.map(|p| count(p.resident_memory_bytes)),
+            );
+        },
+    },
+    Metric {
+        name: "process_threads",
+        kind: Kind::Gauge,
+        labels: NONE,
+        when: PROCFS,
+        help: "Number of OS threads in the process.",
+        collect: |view, out| out.push(&[], view.slow.process.map(|p| count(p.threads))),
+    },
+    Metric {
+        name: "process_start_time_seconds",
+        kind: Kind::Gauge,
+        labels: NONE,
+        when: PROCFS,
+        help: "Start time of the process since unix epoch in seconds.",
+        collect: |view, out| out.push(&[], view.slow.process.map(|p| p.start_time_seconds)),
+    },
+];
+
+fn up(ledger: &ListenerLedger) -> Option<f64> {
+    match ledger.presence {
+        Presence::Up => Some(1.0),
+        Presence::Missing(_) => Some(0.0),
+        Presence::Unknown => None,
+    }
+}
+
+fn found(ledger: &ListenerLedger, value: u64) -> Option<f64> {
+    ledger.up().then(|| count(value))
+}
+
+fn total(ledger: &ListenerLedger, value: impl Fn(&Totals) -> f64) -> Option<f64> {
+    ledger.totals.as_ref().map(value)
+}
+
+fn setting(view: &View, out: &mut Family, value: impl Fn(&Slow) -> Option<u32>) {
+    out.push(&[], value(&view.slow).map(f64::from));
+}
+
+fn counter(view: &View, out: &mut Family, value: impl Fn(&Slow) -> Option<u64>) {
+    out.push(&[], value(&view.slow).map(count));
+}
+
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "the format holds doubles; above 2^53 a count loses its last digit"
+)]
+fn count(value: u64) -> f64 {
+    value as f64
+}

@@ -1,0 +1,150 @@
+//! The plain data between the sampler and the ledger: what one round saw, in nobody's format.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::kernel::SocketId;
+use crate::kernel::netstat::TcpExt;
+use crate::kernel::process::ProcessFigures;
+use crate::kernel::sysctl::Settings;
+use crate::listener::Listener;
+
+/// One round.
+#[derive(Debug, Default)]
+pub struct Sample {
+    /// When it started, on the monotonic clock.
+    pub at: Duration,
+    /// How long reading the kernel took.
+    pub took: Duration,
+    /// Whether it started over one interval late.
+    pub late: bool,
+    /// Every listener that is watched. One that discovery no longer finds is not in it.
+    pub listeners: Vec<Watched>,
+    /// Listeners beyond `--discover.limit`.
+    pub ignored_listeners: usize,
+    /// What was read once a second, in the rounds that did so.
+    pub slow: Option<Slow>,
+    /// How each source that was asked did.
+    pub outcomes: Vec<(Source, Result<(), String>)>,
+}
+
+/// What changes slowly or costs more than a round.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Slow {
+    /// Settings of this network namespace.
+    pub settings: Settings,
+    /// Counters of this network namespace.
+    pub tcp_ext: TcpExt,
+    /// This process; absent when procfs does not tell.
+    pub process: Option<ProcessFigures>,
+}
+
+/// A listener and what the round saw of it.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// Who it is.
+    pub listener: Arc<Listener>,
+    /// Whether there is something to read.
+    pub presence: Presence,
+    /// One a socket; empty unless present.
+    pub readings: Vec<Reading>,
+}
+
+/// One socket's queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reading {
+    /// Which socket.
+    pub id: SocketId,
+    /// Connections waiting for `accept()`.
+    pub depth: u32,
+    /// The limit that the kernel holds for the socket; it is full one above.
+    pub backlog: u32,
+    /// Packets dropped at a TCP listener since its birth, wrapping at 2^32.
+    pub drops: Option<u32>,
+}
+
+/// Whether a listener is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Presence {
+    /// Its sockets were read.
+    Up,
+    /// Its source answered, and it was not among what was listed.
+    Missing(Absence),
+    /// Its source failed.
+    Unknown,
+}
+
+/// Why a configured listener is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Absence {
+    /// Nothing listens there.
+    NotListening,
+    /// The path leads to a file that is no socket.
+    NotASocket,
+    /// The path leads to a socket file that no listener of this network namespace made.
+    NoListenerOfFile,
+    /// This directory on the way to the path may not be searched.
+    Unreadable(PathBuf),
+    /// The path could not be looked at.
+    Failed(String),
+}
+
+/// Where figures come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source {
+    /// Unix listeners.
+    UnixDiag,
+    /// TCP listeners.
+    InetDiag,
+    /// `TcpExt`.
+    Netstat,
+    /// The settings.
+    Sysctl,
+}
+
+impl Source {
+    /// The `source` label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UnixDiag => "unix_diag",
+            Self::InetDiag => "inet_diag",
+            Self::Netstat => "netstat",
+            Self::Sysctl => "sysctl",
+        }
+    }
+}
+
+impl Reading {
+    /// Whether the next connection is turned away.
+    #[must_use]
+    pub fn full(&self) -> bool {
+        self.depth > self.backlog
+    }
+
+    /// The depth at which the next connection is turned away.
+    #[must_use]
+    pub fn capacity(&self) -> u64 {
+        u64::from(self.backlog) + 1
+    }
+}
+
+impl fmt::Display for Absence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotListening => f.write_str("nothing listens there yet"),
+            Self::NotASocket => f.write_str("the path exists but is no socket"),
+            Self::NoListenerOfFile => f.write_str(
+                "the socket file exists, but no listener of this network namespace made it: its process has ended, or lives in another network namespace",
+            ),
+            Self::Unreadable(directory) => write!(
+                f,
+                "the directory {} may not be searched by this user; nothing that listens is bound to the path's name either",
+                crate::listener::escape(directory.as_os_str().as_encoded_bytes())
+            ),
+            Self::Failed(reason) => write!(f, "the path could not be looked at: {reason}"),
+        }
+    }
+}

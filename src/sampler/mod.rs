@@ -1,0 +1,196 @@
+//! The sampler: a thread with its own clock that asks the kernel, round after round, and feeds the ledger.
+//!
+//! It never formats, serves, or waits for a scrape; the ledger's lock is held by either side for microseconds.
+
+mod plan;
+mod sockets;
+mod watch;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::thread::clock_nanosleep_absolute;
+use rustix::time::{ClockId, Timespec, clock_gettime};
+
+pub use watch::{Discovery, Watch};
+
+use crate::kernel::netstat::{Netstat, TcpExt};
+use crate::kernel::process::ProcessReader;
+use crate::kernel::sysctl::Sysctls;
+use crate::ledger::{Event, Ledger};
+use crate::sample::{Sample, Slow, Source};
+use sockets::Sockets;
+use watch::Watcher;
+
+/// Listeners are listed, and slow figures read, this often.
+const LISTING_INTERVAL: Duration = Duration::from_secs(1);
+/// A round allocates little and calls nothing deep.
+const STACK: usize = 256 * 1024;
+
+/// What the sampler needs to know.
+#[derive(Debug)]
+pub struct Config {
+    /// Time between rounds.
+    pub interval: Duration,
+    /// What to look at.
+    pub watch: Watch,
+    /// Where procfs is mounted.
+    pub procfs: PathBuf,
+}
+
+/// The monotonic clock that samples carry.
+#[must_use]
+pub fn now() -> Duration {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::new(
+        u64::try_from(now.tv_sec).unwrap_or_default(),
+        u32::try_from(now.tv_nsec).unwrap_or_default(),
+    )
+}
+
+/// Starts the thread. It runs until the process ends; `tell` gets each event as it happens and must not block.
+///
+/// # Errors
+/// When no thread can be had.
+pub fn start(
+    config: Config,
+    ledger: Arc<Mutex<Ledger>>,
+    tell: impl Fn(Event) + Send + 'static,
+) -> io::Result<()> {
+    let mut sampler = Sampler::new(config);
+    let run = move || {
+        let mut deadline = now();
+        loop {
+            sleep_until(deadline);
+            let started = now();
+            let behind = started.saturating_sub(deadline);
+            sampler.round(started, behind > sampler.interval);
+            {
+                let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+                ledger.book(&sampler.sample);
+                ledger.take_events().for_each(&tell);
+            }
+            deadline = next_deadline(deadline, behind, sampler.interval);
+        }
+    };
+    thread::Builder::new()
+        .name("sampler".to_owned())
+        .stack_size(STACK)
+        .spawn(run)?;
+    Ok(())
+}
+
+/// The first deadline of the grid after the round that started `behind` its own.
+fn next_deadline(deadline: Duration, behind: Duration, interval: Duration) -> Duration {
+    let missed = behind.as_nanos() / interval.as_nanos().max(1);
+    let steps = u32::try_from(missed).unwrap_or(u32::MAX).saturating_add(1);
+    deadline + interval.saturating_mul(steps)
+}
+
+fn sleep_until(deadline: Duration) {
+    let request = Timespec {
+        tv_sec: i64::try_from(deadline.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(deadline.subsec_nanos()),
+    };
+    while clock_nanosleep_absolute(ClockId::Monotonic, &request) == Err(Errno::INTR) {}
+}
+
+/// Everything that a round works on. [`Sampler::round`] leaves its findings in `sample`.
+#[derive(Debug)]
+struct Sampler {
+    interval: Duration,
+    sample: Sample,
+    sockets: Sockets,
+    watcher: Watcher,
+    slow: SlowReader,
+    next_listing: Duration,
+}
+
+impl Sampler {
+    fn new(config: Config) -> Self {
+        Self {
+            interval: config.interval,
+            sample: Sample::default(),
+            sockets: Sockets::default(),
+            watcher: Watcher::new(config.watch, &config.procfs),
+            slow: SlowReader::new(&config.procfs),
+            next_listing: Duration::ZERO,
+        }
+    }
+
+    fn round(&mut self, started: Duration, late: bool) {
+        let sample = &mut self.sample;
+        (sample.at, sample.late) = (started, late);
+        sample.outcomes.clear();
+        sample.slow = None;
+        let listing_is_due = started >= self.next_listing;
+        if listing_is_due || !self.sockets.read(&mut sample.outcomes) {
+            self.sockets.list(&mut sample.outcomes);
+            self.watcher.resolve(&mut self.sockets, sample);
+        }
+        if listing_is_due {
+            self.next_listing = started + LISTING_INTERVAL;
+            sample.slow = Some(self.slow.read(&mut sample.outcomes));
+        }
+        self.watcher.fill(&self.sockets, &mut sample.listeners);
+        sample.took = now().saturating_sub(started);
+    }
+}
+
+/// The files that are read once a second.
+#[derive(Debug)]
+struct SlowReader {
+    procfs: PathBuf,
+    netstat: Option<Netstat>,
+    sysctls: Sysctls,
+    process: Option<ProcessReader>,
+}
+
+impl SlowReader {
+    fn new(procfs: &Path) -> Self {
+        Self {
+            procfs: procfs.to_owned(),
+            netstat: None,
+            sysctls: Sysctls::new(procfs),
+            process: ProcessReader::open(procfs).ok(),
+        }
+    }
+
+    fn read(&mut self, outcomes: &mut Vec<(Source, Result<(), String>)>) -> Slow {
+        let (settings, sysctls) = self.sysctls.read();
+        outcomes.push((Source::Sysctl, sysctls.map_err(|e| e.to_string())));
+        let tcp_ext = self.read_netstat();
+        let netstat = tcp_ext.as_ref().map(|_| ()).map_err(ToString::to_string);
+        outcomes.push((Source::Netstat, netstat));
+        Slow {
+            settings,
+            tcp_ext: tcp_ext.unwrap_or_default(),
+            process: self.process.as_ref().and_then(|p| p.read().ok()),
+        }
+    }
+
+    fn read_netstat(&mut self) -> io::Result<TcpExt> {
+        let netstat = match &mut self.netstat {
+            Some(netstat) => netstat,
+            None => self.netstat.insert(Netstat::open(&self.procfs)?),
+        };
+        netstat.read()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_that_started_late_is_followed_by_the_next_deadline_of_the_grid() {
+        let ms = Duration::from_millis;
+        assert_eq!(next_deadline(ms(100), ms(0), ms(10)), ms(110));
+        assert_eq!(next_deadline(ms(100), ms(9), ms(10)), ms(110));
+        assert_eq!(next_deadline(ms(100), ms(5003), ms(10)), ms(5110));
+    }
+}

@@ -1,0 +1,364 @@
+//! The listening sockets of the namespace: listed once a second, and those that are watched read every round.
+
+use std::io;
+
+use super::plan::{self, Plan};
+use crate::kernel::SocketId;
+use crate::kernel::inet::{self, Bound, Family, TcpListener};
+use crate::kernel::sock_diag::{Channel, Error};
+use crate::kernel::unix::{self, Show, UnixListener};
+use crate::sample::{Reading, Source};
+
+/// How each source that was asked did.
+pub(super) type Outcomes = Vec<(Source, Result<(), String>)>;
+
+/// What the last listing found, the watched sockets' newest readings, and how to read them again.
+#[derive(Debug, Default)]
+pub(super) struct Sockets {
+    channel: Option<Channel>,
+    /// The last listing, by id.
+    pub unix: Vec<UnixListener>,
+    /// The last listing, by id.
+    pub tcp: Vec<TcpListener>,
+    /// Whether the last listing or a read since then failed.
+    pub unix_failed: bool,
+    /// Whether the last listing or a read since then failed.
+    pub tcp_failed: bool,
+    /// Watched sockets, by id.
+    watched: Vec<Socket>,
+    unix_plan: Plan,
+    v4_plan: Plan,
+    v6_plan: Plan,
+    /// TCP sockets that an exact lookup does not find though they live: another of their address is preferred.
+    hidden: Vec<SocketId>,
+    round: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Socket {
+    reading: Reading,
+    kind: Kind,
+    /// The round that read it last.
+    seen: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Unix,
+    Tcp(Bound),
+}
+
+impl Sockets {
+    /// Reads every watched socket. False when one is gone: then a listing tells what became of it.
+    pub(super) fn read(&mut self, outcomes: &mut Outcomes) -> bool {
+        self.round += 1;
+        let mut found = true;
+        if self.unix_plan != Plan::Nothing && !self.unix_failed {
+            let outcome = match self.unix_plan {
+                Plan::Dump => self.dump_unix(),
+                _ => self.look_up(|socket| socket.kind == Kind::Unix),
+            };
+            self.unix_failed = outcome.is_err();
+            found &= *outcome.as_ref().unwrap_or(&true);
+            self.report(Source::UnixDiag, outcome.map(|_| ()), outcomes);
+        }
+        if !self.tcp_failed {
+            for family in [Family::V4, Family::V6] {
+                let outcome = match self.tcp_plan(family) {
+                    Plan::Nothing => continue,
+                    Plan::Dump => self.dump_tcp(family),
+                    Plan::Each => self.look_up(|socket| socket.kind.family() == Some(family)),
+                };
+                self.tcp_failed |= outcome.is_err();
+                found &= *outcome.as_ref().unwrap_or(&true);
+                self.report(Source::InetDiag, outcome.map(|_| ()), outcomes);
+            }
+        }
+        found
+    }
+
+    /// Lists every listening socket of the namespace.
+    pub(super) fn list(&mut self, outcomes: &mut Outcomes) {
+        let unix = self.list_unix();
+        self.unix_failed = unix.is_err();
+        self.report(Source::UnixDiag, unix, outcomes);
+        let tcp = self.list_tcp();
+        self.tcp_failed = tcp.is_err();
+        self.report(Source::InetDiag, tcp, outcomes);
+    }
+
+    /// Says which of the listed sockets are read from now on. Repeated ids are fine.
+    pub(super) fn watch(
+        &mut self,
+        unix: impl Iterator<Item = usize>,
+        tcp: impl Iterator<Item = usize>,
+    ) {
+        let round = self.round;
+        let unix = unix
+            .filter_map(|index| self.unix.get(index))
+            .map(|listener| Socket {
+                reading: unix_reading(listener.id, listener.queue),
+                kind: Kind::Unix,
+                seen: round,
+            });
+        let tcp = tcp
+            .filter_map(|index| self.tcp.get(index))
+            .map(|listener| Socket {
+                reading: tcp_reading(listener.id, listener.queue),
+                kind: Kind::Tcp(listener.bound),
+                seen: round,
+            });
+        let mut watched: Vec<Socket> = unix.chain(tcp).collect();
+        watched.sort_unstable_by_key(|socket| socket.reading.id);
+        watched.dedup_by_key(|socket| socket.reading.id);
+        self.watched = watched;
+        self.forget_the_gone();
+        self.make_plans();
+    }
+
+    /// The newest reading of a watched socket.
+    pub(super) fn reading(&self, id: SocketId) -> Option<Reading> {
+        let index = self
+            .watched
+            .binary_search_by_key(&id, |socket| socket.reading.id);
+        index
+            .ok()
+            .and_then(|index| self.watched.get(index))
+            .map(|socket| socket.reading)
+    }
+
+    /// A TCP socket that a lookup did not find and the listing did is hidden from lookups; the others are gone.
+    fn forget_the_gone(&mut self) {
+        let watched = &self.watched;
+        self.hidden
+            .retain(|id| watched.binary_search_by_key(id, |s| s.reading.id).is_ok());
+        self.hidden.sort_unstable();
+        self.hidden.dedup();
+    }
+
+    fn make_plans(&mut self) {
+        let of = |test: &dyn Fn(&Socket) -> bool| self.watched.iter().filter(|s| test(s)).count();
+        let unix = of(&|socket| socket.kind == Kind::Unix);
+        self.unix_plan = plan::UNIX.plan(unix, self.unix.len());
+        let tcp_plan = |family| {
+            let watched = of(&|socket| socket.kind.family() == Some(family));
+            let listed = self
+                .tcp
+                .iter()
+                .filter(|l| l.bound.family() == family)
+                .count();
+            let ambiguous = self.watched.iter().any(|socket| {
+                socket.kind.family() == Some(family)
+                    && (self.hidden.contains(&socket.reading.id)
+                        || self.shares_address(socket.kind))
+            });
+            if ambiguous {
+                Plan::Dump
+            } else {
+                plan::TCP.plan(watched, listed)
+            }
+        };
+        (self.v4_plan, self.v6_plan) = (tcp_plan(Family::V4), tcp_plan(Family::V6));
+    }
+
+    /// Whether a lookup could find another socket of the same address (`SO_REUSEPORT`, `SO_BINDTODEVICE`).
+    fn shares_address(&self, kind: Kind) -> bool {
+        let Kind::Tcp(bound) = kind else { return false };
+        let same = |listener: &&TcpListener| listener.bound.address == bound.address;
+        self.tcp.iter().filter(same).count() > 1
+    }
+
+    fn tcp_plan(&self, family: Family) -> Plan {
+        match family {
+            Family::V4 => self.v4_plan,
+            Family::V6 => self.v6_plan,
+        }
+    }
+
+    /// Looks some of the watched sockets up. False when one is gone.
+    fn look_up(&mut self, wanted: impl Fn(&Socket) -> bool) -> Result<bool, Error> {
+        let channel = open(&mut self.channel)?;
+        let mut all_found = true;
+        for socket in &mut self.watched {
+            if !wanted(socket) {
+                continue;
+            }
+            let id = socket.reading.id;
+            let reading = match socket.kind {
+                Kind::Unix => unix::queue(channel, id)?.map(|queue| unix_reading(id, queue)),
+                Kind::Tcp(bound) => {
+                    inet::queue(channel, id, bound)?.map(|queue| tcp_reading(id, queue))
+                }
+            };
+            if let Some(reading) = reading {
+                (socket.reading, socket.seen) = (reading, self.round);
+                continue;
+            }
+            all_found = false;
+            if socket.kind != Kind::Unix {
+                self.hidden.push(id);
+            }
+        }
+        Ok(all_found)
+    }
+
+    fn dump_unix(&mut self) -> Result<bool, Error> {
+        let channel = open(&mut self.channel)?;
+        let (watched, round) = (&mut self.watched, self.round);
+        unix::list(channel, Show::Queue, |listener| {
+            book(watched, round, unix_reading(listener.id, listener.queue));
+        })?;
+        // A long dump under churn misses sockets that live.
+        self.look_up(|socket| socket.kind == Kind::Unix && socket.seen != round)
+    }
+
+    fn dump_tcp(&mut self, family: Family) -> Result<bool, Error> {
+        let channel = open(&mut self.channel)?;
+        let (watched, round) = (&mut self.watched, self.round);
+        inet::list(channel, family, |listener| {
+            book(watched, round, tcp_reading(listener.id, listener.queue));
+        })?;
+        let missed = |socket: &Socket| socket.kind.family() == Some(family) && socket.seen != round;
+        let all_found = !self.watched.iter().any(missed);
+        Ok(all_found)
+    }
+
+    fn list_unix(&mut self) -> Result<(), Error> {
+        let before = std::mem::take(&mut self.unix);
+        let channel = open(&mut self.channel)?;
+        let mut rows = Vec::with_capacity(before.len());
+        unix::list(channel, Show::Everything, |listener| rows.push(listener))?;
+        rows.sort_unstable_by_key(|listener| listener.id);
+        rows.dedup_by_key(|listener| listener.id);
+        // A long dump under churn misses sockets that live: whoever was watched is looked for once more.
+        let mut missed = Vec::new();
+        for socket in self
+            .watched
+            .iter()
+            .filter(|socket| socket.kind == Kind::Unix)
+        {
+            let id = socket.reading.id;
+            if rows.binary_search_by_key(&id, |row| row.id).is_err()
+                && let Some(queue) = unix::queue(channel, id)?
+                && let Some(row) = before.iter().find(|row| row.id == id)
+            {
+                missed.push(UnixListener {
+                    queue,
+                    ..row.clone()
+                });
+            }
+        }
+        rows.extend(missed);
+        rows.sort_unstable_by_key(|listener| listener.id);
+        self.unix = rows;
+        Ok(())
+    }
+
+    fn list_tcp(&mut self) -> Result<(), Error> {
+        self.tcp.clear();
+        let channel = open(&mut self.channel)?;
+        let mut rows = Vec::new();
+        let mut list = |rows: &mut Vec<TcpListener>| -> Result<(), Error> {
+            for family in [Family::V4, Family::V6] {
+                inet::list(channel, family, |listener| rows.push(listener))?;
+            }
+            rows.sort_by_key(|listener| listener.id);
+            rows.dedup_by_key(|listener| listener.id);
+            Ok(())
+        };
+        list(&mut rows)?;
+        let is_missed = |socket: &Socket| {
+            matches!(socket.kind, Kind::Tcp(_))
+                && rows
+                    .binary_search_by_key(&socket.reading.id, |row| row.id)
+                    .is_err()
+        };
+        if self.watched.iter().any(is_missed) {
+            // As above; a lookup would not tell members of a group apart, a second dump does.
+            list(&mut rows)?;
+        }
+        self.tcp = rows;
+        Ok(())
+    }
+
+    /// Notes how a source did. After a failure the channel may hold leftovers of an answer, so a new one is opened.
+    fn report(&mut self, source: Source, outcome: Result<(), Error>, outcomes: &mut Outcomes) {
+        if outcome.is_err() {
+            self.channel = None;
+        }
+        outcomes.push((source, outcome.map_err(|error| advice(source, &error))));
+    }
+}
+
+impl Kind {
+    fn family(self) -> Option<Family> {
+        match self {
+            Self::Tcp(bound) => Some(bound.family()),
+            Self::Unix => None,
+        }
+    }
+}
+
+fn open(channel: &mut Option<Channel>) -> Result<&mut Channel, Error> {
+    match channel {
+        Some(channel) => Ok(channel),
+        None => Ok(channel.insert(Channel::open()?)),
+    }
+}
+
+fn book(watched: &mut [Socket], round: u64, reading: Reading) {
+    let index = watched.binary_search_by_key(&reading.id, |socket| socket.reading.id);
+    if let Some(socket) = index.ok().and_then(|index| watched.get_mut(index)) {
+        (socket.reading, socket.seen) = (reading, round);
+    }
+}
+
+fn unix_reading(id: SocketId, queue: unix::Queue) -> Reading {
+    Reading {
+        id,
+        depth: queue.depth,
+        backlog: queue.backlog,
+        drops: None,
+    }
+}
+
+fn tcp_reading(id: SocketId, queue: inet::Queue) -> Reading {
+    Reading {
+        id,
+        depth: queue.depth,
+        backlog: queue.backlog,
+        drops: queue.drops,
+    }
+}
+
+/// The error, and what its errno means here.
+fn advice(source: Source, error: &Error) -> String {
+    use rustix::io::Errno;
+    let errno = match error {
+        Error::Refused(errno) => Some(*errno),
+        Error::Socket(_, error) => io_errno(error),
+        _ => None,
+    };
+    let meaning = match errno {
+        Some(Errno::NOENT) if source == Source::UnixDiag => {
+            "; the kernel module unix_diag is missing: load it on the host (modprobe unix_diag)"
+        }
+        Some(Errno::NOENT) => {
+            "; the kernel modules inet_diag and tcp_diag are missing: load them on the host (modprobe tcp_diag)"
+        }
+        Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
+            "; a sandbox (seccomp, AppArmor, SELinux or RestrictAddressFamilies=) keeps AF_NETLINK away: allow it"
+        }
+        Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => {
+            "; this kernel has no sock_diag, as in gVisor"
+        }
+        _ => "",
+    };
+    format!("{error}{meaning}")
+}
+
+fn io_errno(error: &io::Error) -> Option<rustix::io::Errno> {
+    error
+        .raw_os_error()
+        .map(rustix::io::Errno::from_raw_os_error)
+}

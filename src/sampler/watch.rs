@@ -1,0 +1,253 @@
+//! Which of the listed sockets belong to which listener: those that the user named, or all that discovery finds.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use regex_lite::Regex;
+
+use super::sockets::Sockets;
+use crate::kernel::SocketId;
+use crate::kernel::mount::{Resolver, Unresolved};
+use crate::listener::{Address, Listener, PathTarget, UnixName, match_tcp, match_unix};
+use crate::sample::{Absence, Presence, Sample, Watched};
+
+/// What to look at.
+#[derive(Debug)]
+pub enum Watch {
+    /// These listeners, present or not.
+    Configured(Vec<Listener>),
+    /// Every listener of the network namespace.
+    Discover(Discovery),
+}
+
+/// Bounds of discovery.
+#[derive(Debug)]
+pub struct Discovery {
+    /// Addresses that this matches anywhere are left out.
+    pub exclude: Option<Regex>,
+    /// Listeners at most.
+    pub limit: usize,
+    /// Inodes of this process' own listening sockets, which are left out.
+    pub own: Vec<u32>,
+}
+
+/// Turns listings into watched listeners.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    watch: Watch,
+    resolver: Resolver,
+    /// The sockets of each of the sample's listeners.
+    members: Vec<Vec<SocketId>>,
+}
+
+/// Indexes into the listing of one kind.
+#[derive(Debug, Default)]
+struct Members {
+    unix: Vec<usize>,
+    tcp: Vec<usize>,
+}
+
+impl Watcher {
+    pub(super) fn new(watch: Watch, procfs: &Path) -> Self {
+        Self {
+            watch,
+            resolver: Resolver::new(procfs),
+            members: Vec::new(),
+        }
+    }
+
+    /// Works out, from a fresh listing, which listeners there are and which sockets each has.
+    pub(super) fn resolve(&mut self, sockets: &mut Sockets, sample: &mut Sample) {
+        let found = match &self.watch {
+            Watch::Configured(listeners) => {
+                let resolver = &mut self.resolver;
+                let mut find = |listener: &Listener| find(&listener.address, sockets, resolver);
+                let known = &sample.listeners;
+                listeners
+                    .iter()
+                    .enumerate()
+                    .map(|(index, listener)| {
+                        let (members, presence) = find(listener);
+                        let listener = match known.get(index) {
+                            Some(watched) => watched.listener.clone(),
+                            None => Arc::new(listener.clone()),
+                        };
+                        (listener, members, presence)
+                    })
+                    .collect()
+            }
+            Watch::Discover(discovery) => {
+                let known: BTreeMap<&str, &Arc<Listener>> = sample
+                    .listeners
+                    .iter()
+                    .map(|watched| (watched.listener.name.as_str(), &watched.listener))
+                    .collect();
+                let (found, ignored) = discover(discovery, sockets, &mut self.resolver, &known);
+                sample.ignored_listeners = ignored;
+                found
+            }
+        };
+        let unix = found
+            .iter()
+            .flat_map(|(_, members, _)| members.unix.iter().copied());
+        let tcp = found
+            .iter()
+            .flat_map(|(_, members, _)| members.tcp.iter().copied());
+        let (unix, tcp): (Vec<_>, Vec<_>) = (unix.collect(), tcp.collect());
+        self.members = found
+            .iter()
+            .map(|(_, members, _)| {
+                let unix = members
+                    .unix
+                    .iter()
+                    .filter_map(|i| sockets.unix.get(*i))
+                    .map(|l| l.id);
+                let tcp = members
+                    .tcp
+                    .iter()
+                    .filter_map(|i| sockets.tcp.get(*i))
+                    .map(|l| l.id);
+                unix.chain(tcp).collect()
+            })
+            .collect();
+        sample.listeners = found
+            .into_iter()
+            .map(|(listener, _, presence)| Watched {
+                listener,
+                presence,
+                readings: Vec::new(),
+            })
+            .collect();
+        sockets.watch(unix.into_iter(), tcp.into_iter());
+    }
+
+    /// Copies the newest readings into the sample.
+    pub(super) fn fill(&self, sockets: &Sockets, listeners: &mut [Watched]) {
+        for (watched, members) in listeners.iter_mut().zip(&self.members) {
+            let failed = match watched.listener.address {
+                Address::Unix(_) => sockets.unix_failed,
+                Address::Tcp(_) | Address::TcpPort(_) => sockets.tcp_failed,
+            };
+            watched.readings.clear();
+            if failed {
+                watched.presence = Presence::Unknown;
+            } else {
+                let readings = members.iter().filter_map(|id| sockets.reading(*id));
+                watched.readings.extend(readings);
+            }
+        }
+    }
+}
+
+type Found = (Arc<Listener>, Members, Presence);
+
+/// The sockets of one address, or why there are none.
+fn find(address: &Address, sockets: &Sockets, resolver: &mut Resolver) -> (Members, Presence) {
+    let mut members = Members::default();
+    let mut absence = Absence::NotListening;
+    let failed = match address {
+        Address::Unix(name) => {
+            let leads_to = match name {
+                UnixName::Path(path) => resolver.resolve(path),
+                UnixName::Abstract(_) => Err(Unresolved::Missing),
+            };
+            members.unix = match_unix(name, leads_to.as_ref().ok().copied(), &bound(sockets));
+            absence = why_missing(leads_to);
+            sockets.unix_failed
+        }
+        Address::Tcp(_) | Address::TcpPort(_) => {
+            let local = sockets.tcp.iter().map(|listener| listener.bound.address);
+            let matching = local
+                .enumerate()
+                .filter(|(_, local)| match_tcp(address, *local));
+            members.tcp = matching.map(|(index, _)| index).collect();
+            sockets.tcp_failed
+        }
+    };
+    let presence = if failed {
+        Presence::Unknown
+    } else if members.unix.is_empty() && members.tcp.is_empty() {
+        Presence::Missing(absence)
+    } else {
+        Presence::Up
+    };
+    (members, presence)
+}
+
+fn bound(
+    sockets: &Sockets,
+) -> impl Iterator<Item = (&UnixName, Option<crate::listener::FileId>)> + Clone {
+    // A listener always has a name; the index has to stay that of the listing.
+    static NAMELESS: UnixName = UnixName::Path(Vec::new());
+    sockets
+        .unix
+        .iter()
+        .map(|listener| (listener.name.as_ref().unwrap_or(&NAMELESS), listener.file))
+}
+
+fn why_missing(leads_to: Result<PathTarget, Unresolved>) -> Absence {
+    match leads_to {
+        Ok(PathTarget::Socket(_)) => Absence::NoListenerOfFile,
+        Ok(PathTarget::Other(_)) => Absence::NotASocket,
+        Err(Unresolved::Missing) => Absence::NotListening,
+        Err(Unresolved::Unreadable(directory)) => Absence::Unreadable(directory),
+        Err(Unresolved::Failed(errno)) => Absence::Failed(errno.to_string()),
+    }
+}
+
+/// Every listener of the listing under its address, and the number of those beyond the limit. Listeners that are known stay.
+fn discover(
+    discovery: &Discovery,
+    sockets: &Sockets,
+    resolver: &mut Resolver,
+    known: &BTreeMap<&str, &Arc<Listener>>,
+) -> (Vec<Found>, usize) {
+    let mut groups: BTreeMap<Address, Members> = BTreeMap::new();
+    for (index, listener) in sockets.unix.iter().enumerate() {
+        if let Some(name) = &listener.name {
+            let group = groups.entry(Address::Unix(name.clone())).or_default();
+            group.unix.push(index);
+        }
+    }
+    for (index, listener) in sockets.tcp.iter().enumerate() {
+        if !discovery.own.contains(&listener.id.inode) {
+            let group = groups
+                .entry(Address::Tcp(listener.bound.address))
+                .or_default();
+            group.tcp.push(index);
+        }
+    }
+    let mut found: Vec<Found> = groups
+        .into_iter()
+        .map(|(address, members)| (address.to_string(), address, members))
+        .filter(|(name, ..)| {
+            let excluded = discovery
+                .exclude
+                .as_ref()
+                .is_some_and(|regex| regex.is_match(name));
+            !excluded
+        })
+        .map(|(name, address, members)| {
+            let listener = match known.get(name.as_str()) {
+                Some(listener) => Arc::clone(listener),
+                None => Arc::new(Listener::discovered(address)),
+            };
+            (listener, members, Presence::Up)
+        })
+        .collect();
+    // A stable sort: what is watched already comes first, the rest by address.
+    found.sort_by_key(|(listener, ..)| !known.contains_key(listener.name.as_str()));
+    let ignored = found.len().saturating_sub(discovery.limit);
+    found.truncate(discovery.limit);
+    for (listener, members, _) in &mut found {
+        // Several sockets of one name: the path may tell which of them it leads to now.
+        if members.unix.len() > 1 {
+            let (current, _) = find(&listener.address, sockets, resolver);
+            if !current.unix.is_empty() {
+                *members = current;
+            }
+        }
+    }
+    (found, ignored)
+}
