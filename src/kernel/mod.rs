@@ -19,3 +19,159 @@ pub struct SocketId {
     /// `sock_gen_cookie()`: unique since boot.
     pub cookie: [u8; 8],
 }
+
+#[cfg(test)]
+mod tests {
+    //! Replies of a real kernel (Linux 6.18), cut and mutated.
+
+    use super::sock_diag::{self, Reply};
+    use super::{inet, unix};
+    use crate::listener::UnixName;
+    use netlink_packet_sock_diag::SockDiagMessage;
+    use proptest::prelude::*;
+    use rustix::io::Errno;
+
+    const UNIX_LIST: &[u8] = include_bytes!("../../tests/replies/unix_list.bin");
+    const UNIX_ONE: &[u8] = include_bytes!("../../tests/replies/unix_one.bin");
+    const UNIX_GONE: &[u8] = include_bytes!("../../tests/replies/unix_gone.bin");
+    const TCP4_LIST: &[u8] = include_bytes!("../../tests/replies/tcp4_list.bin");
+    const TCP6_LIST: &[u8] = include_bytes!("../../tests/replies/tcp6_list.bin");
+    const RECORDED: [&[u8]; 5] = [UNIX_LIST, UNIX_ONE, UNIX_GONE, TCP4_LIST, TCP6_LIST];
+    /// The sequence number of the recorded requests.
+    const SEQUENCE: u32 = 1;
+
+    /// The sockets of a reply, and whether it said that it was over.
+    fn read(mut rest: &[u8]) -> (Vec<SockDiagMessage>, bool, Option<Errno>) {
+        let (mut sockets, mut done, mut refused) = (Vec::new(), false, None);
+        while let Ok(Some((reply, after))) = sock_diag::parse(rest, SEQUENCE) {
+            assert!(after.len() < rest.len());
+            rest = after;
+            match reply {
+                Some(Reply::Socket(socket)) => sockets.push(socket),
+                Some(Reply::Done) => done = true,
+                Some(Reply::Error(errno)) => refused = Some(errno),
+                None => {}
+            }
+        }
+        (sockets, done, refused)
+    }
+
+    #[test]
+    fn unix_listeners_are_read_with_name_file_and_queue() {
+        let (sockets, done, refused) = read(UNIX_LIST);
+        assert!(done && refused.is_none());
+        let mut found: Vec<_> = sockets.iter().filter_map(unix::parse).collect();
+        found.sort_by(|a, b| a.name.cmp(&b.name));
+        let path = |bytes: &[u8]| Some(UnixName::Path(bytes.to_vec()));
+        let hostile = [b"/run/lqe/n\n\"\\\xff".as_slice(), &[b'x'; 93]].concat();
+        let expected = [
+            (path(b"/run/lqe/g.sock"), 6, 5),
+            (path(&hostile), 0, 1),
+            (path(b"rel.sock"), 2, 128),
+            (Some(UnixName::Abstract(b"abs\0".to_vec())), 1, 0),
+        ];
+        assert_eq!(found.len(), expected.len());
+        for (listener, (name, depth, backlog)) in found.iter().zip(expected) {
+            assert_eq!(listener.name, name);
+            assert_eq!(
+                (listener.queue.depth, listener.queue.backlog),
+                (depth, backlog)
+            );
+            let is_abstract = matches!(listener.name, Some(UnixName::Abstract(_)));
+            assert_eq!(listener.file.is_none(), is_abstract);
+        }
+    }
+
+    #[test]
+    fn one_socket_answers_without_an_end_and_a_socket_that_is_gone_with_an_error() {
+        let (sockets, done, refused) = read(UNIX_ONE);
+        assert_eq!((sockets.len(), done, refused), (1, false, None));
+        assert!(unix::parse(&sockets[0]).is_some());
+        let (sockets, done, refused) = read(UNIX_GONE);
+        assert_eq!(
+            (sockets.len(), done, refused),
+            (0, false, Some(Errno::NOENT))
+        );
+    }
+
+    #[test]
+    fn tcp_listeners_are_read_with_address_queue_and_drops() {
+        let rows = |bytes| -> Vec<_> {
+            let (sockets, done, refused) = read(bytes);
+            assert!(done && refused.is_none());
+            let mut rows: Vec<_> = sockets
+                .iter()
+                .filter_map(inet::parse)
+                .map(|l| {
+                    (
+                        l.bound.address.to_string(),
+                        l.queue.depth,
+                        l.queue.backlog,
+                        l.queue.drops,
+                    )
+                })
+                .collect();
+            rows.sort();
+            rows
+        };
+        let row = |address: &str, depth, backlog| (address.to_owned(), depth, backlog, Some(0));
+        assert_eq!(
+            rows(TCP4_LIST),
+            [row("0.0.0.0:8002", 0, 511), row("127.0.0.1:8001", 3, 7)]
+        );
+        assert_eq!(
+            rows(TCP6_LIST),
+            [row("[::1]:8004", 0, 6), row("[::]:8003", 0, 5)]
+        );
+    }
+
+    #[test]
+    fn a_reply_to_another_request_is_passed_over() {
+        let mut rest = UNIX_LIST;
+        while let Some((reply, after)) = sock_diag::parse(rest, SEQUENCE + 1).unwrap() {
+            assert!(reply.is_none());
+            rest = after;
+        }
+    }
+
+    #[test]
+    fn an_error_inside_done_is_an_error_and_no_empty_list() {
+        let end = |code: i32| -> Vec<u8> {
+            let words = [20_u32, 3 | 2 << 16, SEQUENCE, 0];
+            let header = words.iter().flat_map(|word| word.to_ne_bytes());
+            header.chain(code.to_ne_bytes()).collect()
+        };
+        assert_eq!(read(&end(-2)), (Vec::new(), false, Some(Errno::NOENT)));
+        assert_eq!(read(&end(0)), (Vec::new(), true, None));
+    }
+
+    #[test]
+    fn a_reply_cut_anywhere_is_read_as_far_as_it_goes() {
+        for recorded in RECORDED {
+            let whole = read(recorded).0.len();
+            for length in 0..recorded.len() {
+                let (sockets, ..) = read(&recorded[..length]);
+                assert!(sockets.len() <= whole);
+                sockets.iter().for_each(|socket| {
+                    let _ = (unix::parse(socket), inet::parse(socket));
+                });
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn mutated_replies_are_read_without_a_panic(
+            which in 0..RECORDED.len(),
+            changes in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..8),
+        ) {
+            let mut bytes = RECORDED[which].to_vec();
+            for (index, value) in changes {
+                bytes[index.index(RECORDED[which].len())] = value;
+            }
+            for socket in read(&bytes).0 {
+                let _ = (unix::parse(&socket), inet::parse(&socket));
+            }
+        }
+    }
+}

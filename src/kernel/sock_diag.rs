@@ -181,9 +181,12 @@ pub fn parse(datagram: &[u8], sequence: u32) -> Result<Option<First<'_>>, Error>
     }
     let reply = match message.payload {
         NetlinkPayload::InnerMessage(socket) => Some(Reply::Socket(socket)),
-        NetlinkPayload::Done(done) if done.code != 0 => Some(Reply::Error(errno(done.code))),
+        NetlinkPayload::Done(done) if done.code != 0 => Some(Reply::Error(errno(done.code)?)),
         NetlinkPayload::Done(_) => Some(Reply::Done),
-        NetlinkPayload::Error(error) => error.code.map(|code| Reply::Error(errno(code.get()))),
+        NetlinkPayload::Error(error) => match error.code {
+            Some(code) => Some(Reply::Error(errno(code.get())?)),
+            None => None,
+        },
         _ => None,
     };
     Ok(Some((reply, rest)))
@@ -207,8 +210,12 @@ fn message_length(datagram: &[u8]) -> Result<Option<usize>, Error> {
     Ok(Some(length))
 }
 
-fn errno(code: i32) -> Errno {
-    Errno::from_raw_os_error(code.saturating_neg())
+/// Netlink sends errors negated; the kernel's are 1 to 4095 (`MAX_ERRNO`).
+fn errno(code: i32) -> Result<Errno, Error> {
+    match code.checked_neg() {
+        Some(positive @ 1..=4095) => Ok(Errno::from_raw_os_error(positive)),
+        _ => Err(Error::Malformed(format!("error code {code}"))),
+    }
 }
 
 impl std::fmt::Display for Error {
