@@ -1,4 +1,41 @@
-//! Reads the accept queues of listening sockets and tells Prometheus.
+//! Reads the accept queues of listening sockets, 100 times a second and without any privilege, and tells Prometheus how deep they
+//! are, where they end, how long they were full and what was dropped.
+//!
+//! The kernel keeps at most `min(backlog, net.core.somaxconn) + 1` connections waiting for `accept()`. What comes on top is turned
+//! away: over a unix socket `connect()` fails with `EAGAIN`, nginx answers 502, and no counter moves.
+//!
+//! # Layout
+//!
+//! Data flows one way. Arrows are `use`, and none points back.
+//!
+//! ```text
+//! kernel/*  ──▶  sampler  ──▶  ledger  ──▶  metrics  ──▶  http  ──▶  main
+//! (Linux)        (a thread)    (pure)       (pure)        (async)
+//!                     └─ sample ─┘
+//! ```
+//!
+//! | module | its job |
+//! |---|---|
+//! | [`listener`] | what the user named or discovery found: parse, print, match |
+//! | [`kernel`] | reads Linux: netlink `sock_diag`, `/proc`, the mounts |
+//! | [`sample`] | the plain data of one round |
+//! | [`sampler`] | a thread with its own clock: rounds by exact lookup or dump, a listing once a second |
+//! | [`ledger`] | what samples add up to: peaks, histograms, time full, drops, replacements; and the events worth a line |
+//! | [`metrics`] | one table of every metric, and the page made from it |
+//! | [`http`] | routes, landing page, connection limits |
+//! | [`cli`], [`duration`], [`logging`], [`journal`] | flags, how durations are written, how log lines look, which line an event gets |
+//!
+//! # What does not happen
+//!
+//! - Nothing outside [`kernel`] opens a file or a socket to learn something; `main` opens those that it serves on.
+//! - Nothing in [`kernel`] knows a metric, a label or a clock.
+//! - [`ledger`] and [`metrics`] read no clock and do no I/O: samples and instants come in, values go out.
+//! - The sampler waits neither for a scrape nor for the log; a scrape copies the figures under the lock and renders without it.
+//! - A decoder does not panic, whatever the bytes; text from outside is printed one to one and never splits a line.
+//! - A failed source fails no scrape: its series are absent and `listen_queue_source_up` is 0.
+//! - The application's sockets and files are never connected to, written or locked.
+//! - There is no `unsafe` code.
+
 pub mod cli;
 pub mod duration;
 pub mod http;

@@ -1,0 +1,69 @@
+//! README's tables of metrics and flags are those of the code. `UPDATE=1` writes them anew.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use clap::CommandFactory;
+use listen_queue_exporter::cli::{ENVIRONMENT_PREFIX, Flags, PORT};
+use listen_queue_exporter::metrics::TABLE;
+
+const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
+
+#[test]
+fn readme_has_the_table_of_metrics() {
+    let mut table =
+        "| metric | type | labels | when | meaning |\n|---|---|---|---|---|\n".to_owned();
+    for metric in TABLE {
+        let (kind, labels) = (metric.kind.name(), metric.labels.join(", "));
+        let (name, when, help) = (metric.name, metric.when, metric.help);
+        writeln!(table, "| `{name}` | {kind} | {labels} | {when} | {help} |").unwrap();
+    }
+    section_is("metrics", &table);
+}
+
+#[test]
+fn readme_has_the_table_of_flags() {
+    let mut table = "| flag | default | meaning |\n|---|---|---|\n".to_owned();
+    for argument in Flags::command().get_arguments() {
+        let Some(flag) = argument.get_long() else {
+            continue;
+        };
+        let value = argument.get_value_names().unwrap_or_default();
+        let value = value.first().map(|name| format!(" {name}"));
+        let default = argument.get_default_values().first();
+        let default = default.map(|default| format!("`{}`", default.display()));
+        let help = argument.get_long_help().or(argument.get_help()).unwrap();
+        writeln!(
+            table,
+            "| `--{flag}{}` | {} | {} |",
+            value.unwrap_or_default(),
+            default.unwrap_or_default(),
+            help.to_string().replace('\n', " ").replace('|', "\\|"),
+        )
+        .unwrap();
+    }
+    section_is("flags", &table);
+}
+
+#[test]
+fn readme_names_the_port_and_the_environment_as_the_code_does() {
+    let readme = fs::read_to_string(README).unwrap();
+    assert!(readme.contains(&format!("http://localhost:{PORT}/metrics")));
+    assert!(readme.contains(&format!("`{ENVIRONMENT_PREFIX}`")));
+}
+
+/// Compares what stands between `<!-- name -->` and `<!-- /name -->`.
+fn section_is(name: &str, expected: &str) {
+    let readme = fs::read_to_string(README).unwrap();
+    let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- /{name} -->"));
+    let (before, rest) = readme.split_once(&begin).unwrap();
+    let (section, after) = rest.split_once(&end).unwrap();
+    if std::env::var_os("UPDATE").is_some() {
+        fs::write(README, format!("{before}{begin}{expected}{end}{after}")).unwrap();
+        return;
+    }
+    assert_eq!(
+        section, expected,
+        "README's {name} differ from the code's: UPDATE=1 cargo test --test readme -- --test-threads 1"
+    );
+}
