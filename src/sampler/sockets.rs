@@ -7,6 +7,7 @@ use crate::kernel::SocketId;
 use crate::kernel::inet::{self, Bound, Family, TcpListener};
 use crate::kernel::sock_diag::{Channel, Error};
 use crate::kernel::unix::{self, Show, UnixListener};
+use crate::listener::Address;
 use crate::sample::{Reading, Source};
 
 /// How each source that was asked did.
@@ -20,10 +21,8 @@ pub(super) struct Sockets {
     pub unix: Vec<UnixListener>,
     /// The last listing, by id.
     pub tcp: Vec<TcpListener>,
-    /// Whether the last listing or a read since then failed.
-    pub unix_failed: bool,
-    /// Whether the last listing or a read since then failed.
-    pub tcp_failed: bool,
+    unix_failed: bool,
+    tcp_failed: bool,
     /// Watched sockets, by id.
     watched: Vec<Socket>,
     unix_plan: Plan,
@@ -114,6 +113,14 @@ impl Sockets {
         self.watched = watched;
         self.forget_the_gone();
         self.make_plans();
+    }
+
+    /// Whether the source of an address failed at the last listing or since then.
+    pub(super) fn failed(&self, address: &Address) -> bool {
+        match address {
+            Address::Unix(_) => self.unix_failed,
+            Address::Tcp(_) | Address::TcpPort(_) => self.tcp_failed,
+        }
     }
 
     /// The newest reading of a watched socket.

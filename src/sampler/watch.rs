@@ -59,7 +59,7 @@ impl Watcher {
 
     /// Works out, from a fresh listing, which listeners there are and which sockets each has.
     pub(super) fn resolve(&mut self, sockets: &mut Sockets, sample: &mut Sample) {
-        let found = match &self.watch {
+        let found: Vec<Found> = match &self.watch {
             Watch::Configured(listeners) => {
                 let resolver = &mut self.resolver;
                 let mut find = |listener: &Listener| find(&listener.address, sockets, resolver);
@@ -85,7 +85,11 @@ impl Watcher {
                     .collect();
                 let (found, ignored) = discover(discovery, sockets, &mut self.resolver, &known);
                 sample.ignored_listeners = ignored;
+                let lost = sample.listeners.iter().map(|watched| &watched.listener);
                 found
+                    .into_iter()
+                    .chain(lost.filter_map(|l| unlisted(l, sockets)))
+                    .collect()
             }
         };
         let unix = found
@@ -125,12 +129,8 @@ impl Watcher {
     /// Copies the newest readings into the sample.
     pub(super) fn fill(&self, sockets: &Sockets, listeners: &mut [Watched]) {
         for (watched, members) in listeners.iter_mut().zip(&self.members) {
-            let failed = match watched.listener.address {
-                Address::Unix(_) => sockets.unix_failed,
-                Address::Tcp(_) | Address::TcpPort(_) => sockets.tcp_failed,
-            };
             watched.readings.clear();
-            if failed {
+            if sockets.failed(&watched.listener.address) {
                 watched.presence = Presence::Unknown;
             } else {
                 let readings = members.iter().filter_map(|id| sockets.reading(*id));
@@ -146,7 +146,7 @@ type Found = (Arc<Listener>, Members, Presence);
 fn find(address: &Address, sockets: &Sockets, resolver: &mut Resolver) -> (Members, Presence) {
     let mut members = Members::default();
     let mut absence = Absence::NotListening;
-    let failed = match address {
+    match address {
         Address::Unix(name) => {
             let leads_to = match name {
                 UnixName::Path(path) => resolver.resolve(path),
@@ -154,7 +154,6 @@ fn find(address: &Address, sockets: &Sockets, resolver: &mut Resolver) -> (Membe
             };
             members.unix = match_unix(name, leads_to.as_ref().ok().copied(), &bound(sockets));
             absence = why_missing(leads_to);
-            sockets.unix_failed
         }
         Address::Tcp(_) | Address::TcpPort(_) => {
             let local = sockets.tcp.iter().map(|listener| listener.bound.address);
@@ -162,10 +161,9 @@ fn find(address: &Address, sockets: &Sockets, resolver: &mut Resolver) -> (Membe
                 .enumerate()
                 .filter(|(_, local)| match_tcp(address, *local));
             members.tcp = matching.map(|(index, _)| index).collect();
-            sockets.tcp_failed
         }
-    };
-    let presence = if failed {
+    }
+    let presence = if sockets.failed(address) {
         Presence::Unknown
     } else if members.unix.is_empty() && members.tcp.is_empty() {
         Presence::Missing(absence)
@@ -173,6 +171,13 @@ fn find(address: &Address, sockets: &Sockets, resolver: &mut Resolver) -> (Membe
         Presence::Up
     };
     (members, presence)
+}
+
+/// A discovered listener whose source fails now: it is not gone, nothing is known of it.
+fn unlisted(listener: &Arc<Listener>, sockets: &Sockets) -> Option<Found> {
+    sockets
+        .failed(&listener.address)
+        .then(|| (Arc::clone(listener), Members::default(), Presence::Unknown))
 }
 
 fn bound(
