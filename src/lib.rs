@@ -36,6 +36,9 @@
 //! - The application's sockets and files are never connected to, written or locked.
 //! - There is no `unsafe` code.
 
+// Not in Cargo.toml: tests/ may unwrap.
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
 pub mod cli;
 pub mod duration;
 pub mod http;

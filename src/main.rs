@@ -1,5 +1,7 @@
 //! The exporter's binary: flags in, threads wired, signals obeyed.
 
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+
 use std::io;
 use std::net::TcpListener;
 use std::path::Path;

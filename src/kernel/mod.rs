@@ -152,9 +152,9 @@ mod tests {
             for length in 0..recorded.len() {
                 let (sockets, ..) = read(&recorded[..length]);
                 assert!(sockets.len() <= whole);
-                sockets.iter().for_each(|socket| {
-                    let _ = (unix::parse(socket), inet::parse(socket));
-                });
+                for socket in sockets {
+                    let _ = (unix::parse(&socket), inet::parse(&socket));
+                }
             }
         }
     }
