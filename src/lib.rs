@@ -48,6 +48,7 @@ pub mod ledger;
 pub mod listener;
 pub mod logging;
 pub mod metrics;
+pub mod refusals;
 pub mod sample;
 pub mod sampler;
 

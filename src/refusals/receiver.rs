@@ -1,0 +1,286 @@
+//! Takes nginx's log lines off a syslog socket at once: nginx neither waits nor tries again.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::sockopt;
+
+use super::counts::Counts;
+use super::nginx_log;
+
+/// nginx cuts a line off after 2 KB; the syslog header comes on top.
+const LONGEST_LINE: usize = 8192;
+/// What the kernel may keep for us while we are not running, as far as it allows.
+const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
+const STACK: usize = 128 * 1024;
+
+/// Where nginx sends its log: `unix:/path` or `udp:HOST:PORT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SyslogAddress {
+    /// A unix datagram socket, made by the exporter.
+    Unix(PathBuf),
+    /// UDP.
+    Udp(SocketAddr),
+}
+
+/// Not a syslog address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SyslogAddressError;
+
+/// The socket, and the file to remove when it is dropped.
+#[derive(Debug)]
+pub struct Receiver {
+    socket: Socket,
+    file: Option<RemovedAtEnd>,
+}
+
+#[derive(Debug)]
+enum Socket {
+    Unix(UnixDatagram),
+    Udp(UdpSocket),
+}
+
+#[derive(Debug)]
+struct RemovedAtEnd(PathBuf);
+
+/// What the receiver has seen so far; shared with the sampler.
+#[derive(Debug, Clone, Default)]
+pub struct Witness {
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    counts: Counts,
+    failure: Option<String>,
+}
+
+impl SyslogAddress {
+    /// Parses an address.
+    ///
+    /// # Errors
+    /// When it is neither of the two forms.
+    pub fn parse(text: &str) -> Result<Self, SyslogAddressError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            let path = Path::new(path);
+            return if path.is_absolute() {
+                Ok(Self::Unix(path.to_owned()))
+            } else {
+                Err(SyslogAddressError)
+            };
+        }
+        let address = text.strip_prefix("udp:").ok_or(SyslogAddressError)?;
+        address
+            .parse()
+            .map(Self::Udp)
+            .map_err(|_| SyslogAddressError)
+    }
+}
+
+impl Receiver {
+    /// Opens the socket. `mode` is that of the unix socket's file: nginx needs to write to it.
+    ///
+    /// # Errors
+    /// When another process receives there, or the path is taken by something that is no socket.
+    pub fn bind(address: &SyslogAddress, mode: u32) -> io::Result<Self> {
+        let receiver = match address {
+            SyslogAddress::Udp(address) => Self {
+                socket: Socket::Udp(UdpSocket::bind(address)?),
+                file: None,
+            },
+            SyslogAddress::Unix(path) => {
+                remove_stale(path)?;
+                let socket = UnixDatagram::bind(path)?;
+                let file = RemovedAtEnd(path.clone());
+                std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+                Self {
+                    socket: Socket::Unix(socket),
+                    file: Some(file),
+                }
+            }
+        };
+        // Beyond net.core.rmem_max with CAP_NET_ADMIN only; then as far as it goes without.
+        let fd = receiver.socket.as_fd();
+        if sockopt::set_socket_recv_buffer_size_force(fd, RECEIVE_BUFFER).is_err() {
+            sockopt::set_socket_recv_buffer_size(fd, RECEIVE_BUFFER)?;
+        }
+        Ok(receiver)
+    }
+
+    /// Starts the thread that counts lines into `witness`. What is returned removes the socket's file when it is dropped.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn start(self, witness: Witness) -> io::Result<impl Sized> {
+        let socket = self.socket;
+        thread::Builder::new()
+            .name("nginx-log".to_owned())
+            .stack_size(STACK)
+            .spawn(move || {
+                let mut line = [0; LONGEST_LINE];
+                loop {
+                    witness.take(socket.receive(&mut line), &line);
+                }
+            })?;
+        Ok(self.file)
+    }
+}
+
+/// Removes a socket file that nobody receives on any more.
+fn remove_stale(path: &Path) -> io::Result<()> {
+    let taken = |reason| Err(io::Error::new(io::ErrorKind::AddrInUse, reason));
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(found) if !found.file_type().is_socket() => {
+            return taken("the path is taken by something that is no socket");
+        }
+        Ok(_) => {}
+    }
+    match UnixDatagram::unbound()?.connect(path) {
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            std::fs::remove_file(path)
+        }
+        _ => taken("another process receives there"),
+    }
+}
+
+impl Socket {
+    fn receive(&self, line: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Unix(socket) => socket.recv(line),
+            Self::Udp(socket) => socket.recv(line),
+        }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Unix(socket) => socket.as_fd(),
+            Self::Udp(socket) => socket.as_fd(),
+        }
+    }
+}
+
+impl Drop for RemovedAtEnd {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!(%error, "cannot remove the syslog socket");
+        }
+    }
+}
+
+impl Witness {
+    /// The counts so far, after telling which paths belong to listeners, or why nothing can be received.
+    ///
+    /// # Errors
+    /// What the last receive said, if it failed.
+    pub fn read<'a>(&self, known: impl Iterator<Item = &'a [u8]>) -> Result<Counts, String> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        known.for_each(|path| state.counts.know(path));
+        match &state.failure {
+            Some(reason) => Err(reason.clone()),
+            None => Ok(state.counts.clone()),
+        }
+    }
+
+    fn take(&self, received: io::Result<usize>, line: &[u8]) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match received {
+            Ok(length) => {
+                let message = nginx_log::parse(line.get(..length).unwrap_or_default());
+                state.counts.book(&message);
+                state.failure = None;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                state.failure = Some(format!("cannot receive nginx's log: {error}"));
+                drop(state);
+                thread::sleep(Duration::from_secs(1));
+            }
+        }
+    }
+}
+
+impl fmt::Display for SyslogAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Udp(address) => write!(f, "udp:{address}"),
+        }
+    }
+}
+
+impl fmt::Display for SyslogAddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a syslog address, as in unix:/run/listen-queue/nginx-log.socket or udp:127.0.0.1:5140")
+    }
+}
+
+impl std::error::Error for SyslogAddressError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("lqe-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        path
+    }
+
+    fn bind(path: &Path) -> io::Result<Receiver> {
+        Receiver::bind(&SyslogAddress::Unix(path.to_owned()), 0o622)
+    }
+
+    #[test]
+    fn a_stale_file_is_replaced_a_live_one_refused_and_the_own_one_removed() {
+        let directory = directory("receiver");
+        let path = directory.join("log.socket");
+        drop(UnixDatagram::bind(&path).unwrap());
+        let receiver = bind(&path).unwrap();
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o622);
+        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(receiver);
+        assert!(!path.exists());
+        std::fs::write(&path, "").unwrap();
+        assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        assert!(path.exists());
+        std::fs::remove_dir_all(directory).unwrap();
+    }
+
+    #[test]
+    fn addresses_are_unix_paths_or_udp() {
+        for text in [
+            "unix:/run/log.socket",
+            "udp:127.0.0.1:5140",
+            "udp:[::1]:5140",
+        ] {
+            assert_eq!(SyslogAddress::parse(text).unwrap().to_string(), text);
+        }
+        for text in [
+            "",
+            "/run/log",
+            "unix:log",
+            "udp:localhost:1",
+            "udp:127.0.0.1",
+            "tcp:127.0.0.1:1",
+        ] {
+            assert_eq!(
+                SyslogAddress::parse(text),
+                Err(SyslogAddressError),
+                "{text}"
+            );
+        }
+    }
+}

@@ -1,0 +1,327 @@
+#!/usr/bin/env python3
+"""The failure that this project exists for, on real programs: nginx, gunicorn, the exporter and Prometheus with the shipped rules.
+
+In a network namespace of its own with somaxconn 128, 200 requests arrive within one second at 4 workers that are busy for longer than
+that. 4 are served, 129 wait, and the rest are refused: nginx answers 502. Then somaxconn is raised, gunicorn restarted (a listener keeps
+the limit that it was given), and the same load passes.
+
+Over TCP nobody is refused: the kernel drops the SYNs that find the queue full, and clients try again later.
+
+    demo.py --exporter BINARY [--gunicorn PROGRAM] [--transport unix|tcp]
+
+It prints what happens as it happens and, at the end, what it found against what has to come out; the exit code tells whether they agree.
+Everything that it starts lives in a process namespace of its own and ends with it, also on Ctrl-C.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+HERE = pathlib.Path(__file__).resolve().parent
+RULES = ROOT / "deploy/prometheus/rules.yaml"
+
+WORKERS = 4
+REQUESTS = 200
+BURST_SECONDS = 1.0
+SERVICE_SECONDS = 1.5
+LOW, HIGH = 128, 4096
+EXPORTER, PROMETHEUS, NGINX, GUNICORN = 10128, 9090, 8080, 8000
+# The alert that says it while it happens.
+REFUSED_ALERT = {"unix": "ListenQueueConnectionsRefused", "tcp": "ListenQueueTcpOverflow"}
+# Waiting for a condition ends in a failure after this long.
+PATIENCE = 240
+
+
+def main():
+    arguments = parse_arguments()
+    missing = [program for program in ("nginx", "prometheus", "unshare", "ip") if not shutil.which(program)]
+    missing += [path for path in (arguments.gunicorn, arguments.exporter) if not os.access(path, os.X_OK)]
+    if missing:
+        sys.exit(f"missing: {', '.join(missing)}; install with: tests/install.sh base, build the exporter with: cargo build")
+    if os.environ.get("LISTEN_QUEUE_DEMO") != "inside":
+        enter_namespaces()
+    with tempfile.TemporaryDirectory(prefix="listen-queue-demo-") as directory:
+        demo = Demo(arguments, pathlib.Path(directory))
+        try:
+            failures = demo.run()
+        except KeyboardInterrupt:
+            failures = ["interrupted"]
+        finally:
+            demo.stop()
+    for failure in failures:
+        print(f"FAILED: {failure}")
+    sys.exit(1 if failures else 0)
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--exporter", required=True, type=os.path.abspath)
+    parser.add_argument("--gunicorn", default=str(ROOT / "target/tools/bin/gunicorn"), type=os.path.abspath)
+    parser.add_argument("--transport", choices=("unix", "tcp"), default="unix")
+    return parser.parse_args()
+
+
+def enter_namespaces():
+    """Starts this program anew with its own network and processes, which end with it."""
+    as_root = [] if os.geteuid() == 0 else ["--map-root-user"]
+    command = ["unshare", *as_root, "--net", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, *sys.argv]
+    inside = subprocess.Popen(command, env={**os.environ, "LISTEN_QUEUE_DEMO": "inside"})
+    # The terminal sends Ctrl-C to both: the inner one cleans up, this one waits for it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: inside.terminate())
+    sys.exit(inside.wait())
+
+
+class Demo:
+    def __init__(self, arguments, directory):
+        self.arguments = arguments
+        self.directory = directory
+        self.socket = directory / "gunicorn.socket"
+        self.children = []
+        self.failures = []
+        self.counts = {}
+        self.alerts_seen = set()
+        signal.signal(signal.SIGTERM, interrupt)
+
+    def run(self):
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+        self.set_somaxconn(LOW)
+        gunicorn = self.start_gunicorn()
+        self.start_nginx()
+        self.start_exporter()
+        self.start_prometheus()
+
+        self.say(f"somaxconn {LOW}, {WORKERS} workers, {SERVICE_SECONDS} s a request: {REQUESTS} requests in {BURST_SECONDS:.0f} s")
+        self.burst()
+        self.check_refusals()
+        alert = REFUSED_ALERT[self.arguments.transport]
+        self.check(f"the alert {alert} fired", alert in self.alerts_seen)
+        self.wait_for(f"the alert {alert} resolves", lambda: not self.alerts("firing"))
+
+        self.say(f"somaxconn {HIGH}, gunicorn restarted, the same load")
+        self.set_somaxconn(HIGH)
+        self.end(gunicorn)
+        self.start_gunicorn()
+        self.wait_for("the exporter sees the new limit", lambda: self.metric("listen_queue_capacity") == expected_capacity(HIGH))
+        before = {name: self.metric(name) for name in ("listen_queue_full_episodes_total", "listen_queue_tcp_listen_overflows_total")}
+        self.alerts_seen.clear()
+        self.burst()
+        self.check_equal("200s", self.counts.get(200, 0), REQUESTS)
+        self.check_equal("502s", self.counts.get(502, 0), 0)
+        for name, value in before.items():
+            self.check_equal(f"growth of {name}", self.metric(name) - value, 0)
+        self.check_equal("critical alerts", sorted(self.alerts_seen), [])
+        return self.failures
+
+    def check_refusals(self):
+        capacity = LOW + 1
+        self.check_equal("capacity", self.metric("listen_queue_capacity"), capacity)
+        self.check_equal("peak depth", self.metric("listen_queue_depth_peak"), capacity)
+        self.check("the queue was seen full", self.metric("listen_queue_full_seconds_total") > 0)
+        if self.arguments.transport == "unix":
+            self.check_equal("200s (capacity + workers)", self.counts.get(200, 0), capacity + WORKERS)
+            self.check_equal("502s (the rest)", self.counts.get(502, 0), REQUESTS - capacity - WORKERS)
+            log = (self.directory / "error.log").read_text(errors="replace")
+            self.check_equal("EAGAIN lines of nginx", log.count("failed (11: Resource temporarily unavailable)"), self.counts.get(502, 0))
+        else:
+            self.check_equal("200s", self.counts.get(200, 0), REQUESTS)
+            overflows = self.metric("listen_queue_tcp_listen_overflows_total")
+            self.check("overflows were counted", overflows > 0)
+            # An overflow at the end of a handshake counts twice among the drops.
+            self.check("drops are at least the overflows", self.metric("listen_queue_listener_drops_total") >= overflows)
+
+    # The load.
+
+    def burst(self):
+        self.counts = {}
+        asyncio.run(self.send_burst())
+        self.show()
+
+    async def send_burst(self):
+        show = asyncio.create_task(self.show_each_second())
+        start = time.monotonic()
+        requests = []
+        for number in range(REQUESTS):
+            await asyncio.sleep(start + number * BURST_SECONDS / REQUESTS - time.monotonic())
+            requests.append(asyncio.create_task(self.request()))
+        await asyncio.gather(*requests)
+        show.cancel()
+
+    async def request(self):
+        reader, writer = await asyncio.open_connection("127.0.0.1", NGINX)
+        writer.write(b"GET / HTTP/1.1\r\nHost: demo\r\nConnection: close\r\n\r\n")
+        status = int((await reader.readline()).split()[1])
+        await reader.read()
+        writer.close()
+        self.counts[status] = self.counts.get(status, 0) + 1
+
+    async def show_each_second(self):
+        while True:
+            await asyncio.sleep(1)
+            await asyncio.to_thread(self.show)
+
+    def show(self):
+        firing, pending = self.alerts("firing"), self.alerts("pending")
+        self.alerts_seen |= firing
+        depth, capacity = self.metric("listen_queue_depth"), self.metric("listen_queue_capacity")
+        answers = " ".join(f"{status}: {count:<4}" for status, count in sorted(self.counts.items()))
+        alerts = " ".join([*(f"{name} firing" for name in sorted(firing)), *(f"{name} pending" for name in sorted(pending - firing))])
+        print(f"  queue {depth:4.0f} of {capacity:.0f}   {answers:<22} {alerts}", flush=True)
+
+    # What was found.
+
+    def metric(self, name):
+        """The value of the listener's series, or of the only one."""
+        for line in get(EXPORTER, "/metrics").splitlines():
+            series, _, value = line.rpartition(" ")
+            if series in (name, f'{name}{{listener="gunicorn"}}'):
+                return float(value)
+        return 0.0
+
+    def alerts(self, state):
+        answer = json.loads(get(PROMETHEUS, "/api/v1/alerts"))
+        alerts = answer["data"]["alerts"]
+        return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == state and alert["labels"].get("severity") == "critical"}
+
+    def check(self, what, holds):
+        print(f"  {'ok' if holds else 'NO'}: {what}", flush=True)
+        if not holds:
+            self.failures.append(what)
+
+    def check_equal(self, what, found, expected):
+        self.check(f"{what}: {found} (expected {expected})", found == expected)
+
+    def wait_for(self, what, condition):
+        print(f"  waiting until {what}", flush=True)
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if time.monotonic() > deadline:
+                self.failures.append(f"{what}: not within {PATIENCE} s")
+                return
+            time.sleep(0.5)
+
+    @staticmethod
+    def say(text):
+        print(f"\n{text}", flush=True)
+
+    # The programs.
+
+    @staticmethod
+    def set_somaxconn(value):
+        pathlib.Path("/proc/sys/net/core/somaxconn").write_text(str(value))
+
+    def start_gunicorn(self):
+        bind = f"unix:{self.socket}" if self.arguments.transport == "unix" else f"127.0.0.1:{GUNICORN}"
+        options = ["--workers", str(WORKERS), "--backlog", "2048", "--timeout", "0", "--bind", bind, "--pythonpath", str(HERE)]
+        if "--no-control-socket" in subprocess.run([self.arguments.gunicorn, "--help"], capture_output=True, text=True).stdout:
+            options.append("--no-control-socket")
+        environment = {**os.environ, "SERVICE_SECONDS": str(SERVICE_SECONDS)}
+        gunicorn = self.start("gunicorn", [self.arguments.gunicorn, *options, "app:application"], environment)
+        booted = "Booting worker"
+        self.wait_until_up("gunicorn", lambda: self.log("gunicorn").count(booted) >= WORKERS)
+        return gunicorn
+
+    def start_nginx(self):
+        upstream = f"unix:{self.socket}" if self.arguments.transport == "unix" else f"127.0.0.1:{GUNICORN}"
+        configuration = (HERE / "nginx.conf").read_text()
+        for word, value in (("DIRECTORY", self.directory), ("UPSTREAM", upstream), ("PORT", NGINX)):
+            configuration = configuration.replace(word, str(value))
+        path = self.directory / "nginx.conf"
+        path.write_text(configuration)
+        self.start("nginx", ["nginx", "-c", str(path), "-e", str(self.directory / "error.log")])
+        self.wait_until_up("nginx", lambda: get(NGINX, "/nginx-is-up") == "yes\n")
+
+    def start_exporter(self):
+        address = f"unix:{self.socket}" if self.arguments.transport == "unix" else f"tcp:127.0.0.1:{GUNICORN}"
+        listener = f"gunicorn={address},backlog=2048"
+        self.start("exporter", [self.arguments.exporter, "--listener", listener, "--web.listen-address", f"127.0.0.1:{EXPORTER}"])
+        self.wait_until_up("the exporter", lambda: self.metric("listen_queue_listener_up") == 1)
+
+    def start_prometheus(self):
+        configuration = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(RULES)],
+            "scrape_configs": [{"job_name": "listen-queue-exporter", "static_configs": [{"targets": [f"127.0.0.1:{EXPORTER}"]}]}],
+        }
+        path = self.directory / "prometheus.yaml"
+        path.write_text(json.dumps(configuration))
+        storage = self.directory / "prometheus"
+        command = ["prometheus", f"--config.file={path}", f"--storage.tsdb.path={storage}", f"--web.listen-address=127.0.0.1:{PROMETHEUS}"]
+        self.start("prometheus", command)
+        self.wait_until_up("prometheus", self.scraped)
+
+    @staticmethod
+    def scraped():
+        answer = json.loads(get(PROMETHEUS, "/api/v1/query?query=listen_queue_listener_up"))
+        return bool(answer["data"]["result"])
+
+    def start(self, name, command, environment=None):
+        log = open(self.directory / f"{name}.log", "ab")
+        child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True)
+        self.children.append(child)
+        return child
+
+    def log(self, name):
+        return (self.directory / f"{name}.log").read_text(errors="replace")
+
+    def wait_until_up(self, what, up):
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                if up():
+                    return
+            except (OSError, urllib.error.URLError):
+                pass
+            if time.monotonic() > deadline:
+                logs = "".join(f"\n--- {path.name}\n{path.read_text(errors='replace')[-2000:]}" for path in self.directory.glob("*.log"))
+                raise SystemExit(f"{what} did not come up within 60 s{logs}")
+            time.sleep(0.1)
+
+    def end(self, child):
+        child.terminate()
+        try:
+            child.wait(20)
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+        self.children.remove(child)
+        # The next "Booting worker" lines have to be the new gunicorn's.
+        (self.directory / "gunicorn.log").unlink(missing_ok=True)
+
+    def stop(self):
+        for child in self.children:
+            child.terminate()
+        for child in self.children:
+            try:
+                child.wait(10)
+            except subprocess.TimeoutExpired:
+                child.kill()
+                child.wait()
+
+
+def interrupt(*_):
+    raise KeyboardInterrupt
+
+
+def expected_capacity(somaxconn):
+    return min(2048, somaxconn) + 1
+
+
+def get(port, path):
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+        return answer.read().decode()
+
+
+if __name__ == "__main__":
+    main()
