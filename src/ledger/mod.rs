@@ -1,6 +1,7 @@
 //! What samples add up to. Pure: samples with their instants come in, figures and events come out. It never reads a clock or does I/O.
 
 mod event;
+mod follower;
 mod histogram;
 mod peak;
 mod queue;
@@ -9,6 +10,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub use event::{Event, Found};
+pub use follower::{Follower, Step, Wait};
 pub use histogram::Histogram;
 pub use peak::Peak;
 pub use queue::{ListenerLedger, Totals, UTILIZATION};
