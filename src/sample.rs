@@ -50,6 +50,18 @@ pub struct Watched {
     pub presence: Presence,
     /// One a socket; empty unless present.
     pub readings: Vec<Reading>,
+    /// Who waits in its queues, as far as was looked.
+    pub waiting: Waiting,
+}
+
+/// Who waits in the queues of a listener.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// One a reading of a unix listener: whether its queue was listed. Too long a queue is not.
+    pub listed: Vec<bool>,
+    /// The lists one after the other, as many clients each as the reading's depth, the head of the queue first: the inode of the
+    /// client's socket, 0 once the client has gone.
+    pub clients: Vec<u32>,
 }
 
 /// One socket's queue.

@@ -127,6 +127,7 @@ impl Sampler {
         (sample.at, sample.late) = (started, late);
         sample.outcomes.clear();
         sample.slow = None;
+        self.sockets.begin();
         let listing_is_due = started >= self.next_listing;
         if listing_is_due || !self.sockets.read(&mut sample.outcomes) {
             self.sockets.list(&mut sample.outcomes);
@@ -136,6 +137,7 @@ impl Sampler {
             self.next_listing = started + LISTING_INTERVAL;
             sample.slow = Some(self.slow.read(&mut sample.outcomes));
         }
+        self.sockets.list_queues(&mut sample.outcomes);
         self.watcher.fill(&self.sockets, &mut sample.listeners);
         sample.took = now().saturating_sub(started);
     }

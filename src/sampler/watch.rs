@@ -10,7 +10,7 @@ use super::sockets::Sockets;
 use crate::kernel::SocketId;
 use crate::kernel::mount::{Resolver, Unresolved};
 use crate::listener::{Address, Listener, PathTarget, UnixName, match_tcp, match_unix};
-use crate::sample::{Absence, Presence, Sample, Watched};
+use crate::sample::{Absence, Presence, Sample, Waiting, Watched};
 
 /// What to look at.
 #[derive(Debug)]
@@ -121,6 +121,7 @@ impl Watcher {
                 listener,
                 presence,
                 readings: Vec::new(),
+                waiting: Waiting::default(),
             })
             .collect();
         sockets.watch(unix.into_iter(), tcp.into_iter());
@@ -129,12 +130,18 @@ impl Watcher {
     /// Copies the newest readings into the sample.
     pub(super) fn fill(&self, sockets: &Sockets, listeners: &mut [Watched]) {
         for (watched, members) in listeners.iter_mut().zip(&self.members) {
+            let waiting = &mut watched.waiting;
             watched.readings.clear();
+            waiting.listed.clear();
+            waiting.clients.clear();
             if sockets.failed(&watched.listener.address) {
                 watched.presence = Presence::Unknown;
-            } else {
-                let readings = members.iter().filter_map(|id| sockets.reading(*id));
-                watched.readings.extend(readings);
+                continue;
+            }
+            for (reading, clients) in members.iter().filter_map(|id| sockets.reading(*id)) {
+                watched.readings.push(reading);
+                waiting.listed.push(clients.is_some());
+                waiting.clients.extend(clients.unwrap_or_default());
             }
         }
     }
