@@ -62,6 +62,8 @@ pub struct Waiting {
     /// The lists one after the other, as many clients each as the reading's depth, the head of the queue first: the inode of the
     /// client's socket, 0 once the client has gone.
     pub clients: Vec<u32>,
+    /// `connect()` calls that sleep because a queue of a unix listener is full.
+    pub blocked: Option<u64>,
 }
 
 /// One socket's queue.
@@ -114,6 +116,8 @@ pub enum Source {
     Netstat,
     /// The settings.
     Sysctl,
+    /// Blocked connects.
+    ProcNetUnix,
 }
 
 impl Source {
@@ -125,6 +129,7 @@ impl Source {
             Self::InetDiag => "inet_diag",
             Self::Netstat => "netstat",
             Self::Sysctl => "sysctl",
+            Self::ProcNetUnix => "proc_net_unix",
         }
     }
 }

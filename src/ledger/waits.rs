@@ -19,6 +19,8 @@ pub struct Waits {
     pub oldest: Option<Duration>,
     /// Connections whose client has gone.
     pub abandoned: Option<u64>,
+    /// Connects that sleep because the queue is full.
+    pub blocked: Option<u64>,
 }
 
 /// What the waits in unix queues add up to.
@@ -74,7 +76,11 @@ impl Followers {
         // Connections in the queue of a socket that was closed were not accepted: they did not wait to any end.
         self.0.truncate(readings.len());
         totals.unanchored_rounds += u64::from(!anchored);
-        Waits { oldest, abandoned }
+        Waits {
+            oldest,
+            abandoned,
+            blocked: waiting.blocked,
+        }
     }
 
     /// Takes note of a round that could not read the listener.

@@ -2,6 +2,7 @@
 //!
 //! It never formats, serves, or waits for a scrape; the ledger's lock is held by either side for microseconds.
 
+mod blocked;
 mod plan;
 mod sockets;
 mod watch;
@@ -23,6 +24,7 @@ use crate::kernel::process::ProcessReader;
 use crate::kernel::sysctl::Sysctls;
 use crate::ledger::{Event, Ledger};
 use crate::sample::{Sample, Slow, Source};
+use blocked::Blocked;
 use sockets::Sockets;
 use watch::Watcher;
 
@@ -106,6 +108,7 @@ struct Sampler {
     sample: Sample,
     sockets: Sockets,
     watcher: Watcher,
+    blocked: Blocked,
     slow: SlowReader,
     next_listing: Duration,
 }
@@ -117,6 +120,7 @@ impl Sampler {
             sample: Sample::default(),
             sockets: Sockets::default(),
             watcher: Watcher::new(config.watch, &config.procfs),
+            blocked: Blocked::new(&config.procfs),
             slow: SlowReader::new(&config.procfs),
             next_listing: Duration::ZERO,
         }
@@ -138,7 +142,10 @@ impl Sampler {
             sample.slow = Some(self.slow.read(&mut sample.outcomes));
         }
         self.sockets.list_queues(&mut sample.outcomes);
-        self.watcher.fill(&self.sockets, &mut sample.listeners);
+        self.blocked
+            .look(started, &self.sockets, &mut sample.outcomes);
+        self.watcher
+            .fill(&self.sockets, &self.blocked, &mut sample.listeners);
         sample.took = now().saturating_sub(started);
     }
 }

@@ -178,6 +178,20 @@ impl Sockets {
         Some((socket.reading, clients))
     }
 
+    /// The watched unix sockets whose queue is full, by id.
+    pub(super) fn full_unix(&self) -> impl Iterator<Item = SocketId> {
+        let is_full = |socket: &&Socket| socket.kind == Kind::Unix && socket.reading.full();
+        self.watched
+            .iter()
+            .filter(is_full)
+            .map(|socket| socket.reading.id)
+    }
+
+    /// Whether this socket is watched and its queue is full.
+    pub(super) fn is_full(&self, id: SocketId) -> bool {
+        self.reading(id).is_some_and(|(reading, _)| reading.full())
+    }
+
     /// A TCP socket that a lookup did not find and the listing did is hidden from lookups; the others are gone.
     fn forget_the_gone(&mut self) {
         let watched = &self.watched;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use regex_lite::Regex;
 
+use super::blocked::Blocked;
 use super::sockets::Sockets;
 use crate::kernel::SocketId;
 use crate::kernel::mount::{Resolver, Unresolved};
@@ -128,12 +129,13 @@ impl Watcher {
     }
 
     /// Copies the newest readings into the sample.
-    pub(super) fn fill(&self, sockets: &Sockets, listeners: &mut [Watched]) {
+    pub(super) fn fill(&self, sockets: &Sockets, blocked: &Blocked, listeners: &mut [Watched]) {
         for (watched, members) in listeners.iter_mut().zip(&self.members) {
             let waiting = &mut watched.waiting;
             watched.readings.clear();
             waiting.listed.clear();
             waiting.clients.clear();
+            waiting.blocked = None;
             if sockets.failed(&watched.listener.address) {
                 watched.presence = Presence::Unknown;
                 continue;
@@ -143,8 +145,17 @@ impl Watcher {
                 waiting.listed.push(clients.is_some());
                 waiting.clients.extend(clients.unwrap_or_default());
             }
+            waiting.blocked = match watched.listener.address {
+                Address::Unix(_) => sum(watched.readings.iter().map(|r| blocked.before(r))),
+                Address::Tcp(_) | Address::TcpPort(_) => None,
+            };
         }
     }
+}
+
+/// The sum, if every part is known.
+fn sum(mut parts: impl Iterator<Item = Option<u32>>) -> Option<u64> {
+    parts.try_fold(0, |sum, part| Some(sum + u64::from(part?)))
 }
 
 type Found = (Arc<Listener>, Members, Presence);
