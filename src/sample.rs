@@ -64,6 +64,19 @@ pub struct Waiting {
     pub clients: Vec<u32>,
     /// `connect()` calls that sleep because a queue of a unix listener is full.
     pub blocked: Option<u64>,
+    /// What the last look at a TCP listener's connections found. There is one only while its queue is not empty.
+    pub tcp: Option<TcpWaiting>,
+}
+
+/// The connections of a TCP listener that no application has accepted yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TcpWaiting {
+    /// How long the oldest has been in the accept queue.
+    pub oldest: Duration,
+    /// Those in the accept queue whose client has closed its end.
+    pub abandoned: u64,
+    /// Those whose handshake is going on.
+    pub half_open: u64,
 }
 
 /// One socket's queue.
@@ -131,6 +144,14 @@ impl Source {
             Self::Sysctl => "sysctl",
             Self::ProcNetUnix => "proc_net_unix",
         }
+    }
+}
+
+impl Watched {
+    /// Whether anybody waits in its queues.
+    #[must_use]
+    pub fn occupied(&self) -> bool {
+        self.readings.iter().any(|reading| reading.depth > 0)
     }
 }
 

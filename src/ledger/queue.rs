@@ -169,6 +169,7 @@ impl ListenerLedger {
                 let totals = totals.waits.get_or_insert_default();
                 followers.follow(at, &self.readings, waiting, totals)
             }
+            (Presence::Up, ..) => Waits::of_tcp(self.depth(), waiting),
             (Presence::Unknown, ..) => {
                 followers.miss();
                 Waits::default()

@@ -21,6 +21,22 @@ pub struct Waits {
     pub abandoned: Option<u64>,
     /// Connects that sleep because the queue is full.
     pub blocked: Option<u64>,
+    /// Connections whose handshake is going on.
+    pub half_open: Option<u64>,
+}
+
+impl Waits {
+    /// Of a TCP listener. While nobody waits there is no look at the connections, and nothing to see but the SYN queue.
+    pub(super) fn of_tcp(depth: u64, waiting: &Waiting) -> Self {
+        let looked = waiting.tcp.filter(|_| depth > 0);
+        let nobody = (depth == 0).then_some(0);
+        Self {
+            oldest: looked.map_or(nobody.map(Duration::from_secs), |tcp| Some(tcp.oldest)),
+            abandoned: looked.map_or(nobody, |tcp| Some(tcp.abandoned)),
+            half_open: looked.map(|tcp| tcp.half_open),
+            blocked: None,
+        }
+    }
 }
 
 /// What the waits in unix queues add up to.
@@ -80,6 +96,7 @@ impl Followers {
             oldest,
             abandoned,
             blocked: waiting.blocked,
+            half_open: None,
         }
     }
 

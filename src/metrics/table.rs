@@ -126,7 +126,7 @@ pub const TABLE: &[Metric] = &[
         kind: Kind::Gauge,
         labels: LISTENER,
         when: LISTED,
-        help: "Time that the connection at the head of the queue has waited for accept(), at least; of several sockets the longest, 0 when empty. Unix: since the sample that saw it first, so short by at most one interval if the exporter saw it come. Kernel: UNIX_DIAG_ICONS.",
+        help: "Time that the connection at the head of the queue has waited for accept(), at least; of several sockets the longest, 0 when empty. Unix: since the sample that saw it first, so short by at most one interval if the exporter saw it come. TCP: at the last look, at most --sample.tcp-interval ago, exact to a tick of the kernel; connections that were reset are not seen. Kernel: UNIX_DIAG_ICONS, tcpi_last_data_sent.",
         collect: |view, out| {
             out.each(view, |l| l.waits.oldest.map(|wait| wait.as_secs_f64()));
         },
@@ -158,7 +158,7 @@ pub const TABLE: &[Metric] = &[
         kind: Kind::Gauge,
         labels: LISTENER,
         when: LISTED,
-        help: "Connections in the queue whose client has already gone; the application will accept them all the same. Kernel: zeros in UNIX_DIAG_ICONS.",
+        help: "Connections in the queue whose client has already gone; the application will accept them all the same. TCP: those that closed their end, at the last look; those that reset the connection are not seen. Kernel: zeros in UNIX_DIAG_ICONS, state CLOSE_WAIT.",
         collect: |view, out| out.each(view, |l| l.waits.abandoned.map(count)),
     },
     Metric {
@@ -168,6 +168,14 @@ pub const TABLE: &[Metric] = &[
         when: "unix, the listener is found and /proc/net/unix can be read",
         help: "connect() calls that sleep because the queue is full, as of the last look at most 0.1 s ago; 0 while it is not full. Connects that do not block (nginx) never sleep: they fail. Kernel: RefCount of /proc/net/unix less the listener's own two.",
         collect: |view, out| out.each(view, |l| l.waits.blocked.map(count)),
+    },
+    Metric {
+        name: "listen_queue_syn_queue_depth",
+        kind: Kind::Gauge,
+        labels: LISTENER,
+        when: "TCP, the accept queue is not empty",
+        help: "Half-open connections, whose handshake is going on, at the last look, at most --sample.tcp-interval ago. There is no look while the accept queue is empty. Kernel: sockets in state SYN_RECV.",
+        collect: |view, out| out.each(view, |l| l.waits.half_open.map(count)),
     },
     Metric {
         name: "listen_queue_listener_drops_total",

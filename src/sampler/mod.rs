@@ -3,6 +3,7 @@
 //! It never formats, serves, or waits for a scrape; the ledger's lock is held by either side for microseconds.
 
 mod blocked;
+mod looks;
 mod plan;
 mod sockets;
 mod watch;
@@ -25,6 +26,7 @@ use crate::kernel::sysctl::Sysctls;
 use crate::ledger::{Event, Ledger};
 use crate::sample::{Sample, Slow, Source};
 use blocked::Blocked;
+use looks::Looks;
 use sockets::Sockets;
 use watch::Watcher;
 
@@ -38,6 +40,8 @@ const STACK: usize = 256 * 1024;
 pub struct Config {
     /// Time between rounds.
     pub interval: Duration,
+    /// Time between looks at who waits in TCP queues.
+    pub tcp_interval: Duration,
     /// What to look at.
     pub watch: Watch,
     /// Where procfs is mounted.
@@ -109,6 +113,7 @@ struct Sampler {
     sockets: Sockets,
     watcher: Watcher,
     blocked: Blocked,
+    looks: Looks,
     slow: SlowReader,
     next_listing: Duration,
 }
@@ -121,6 +126,7 @@ impl Sampler {
             sockets: Sockets::default(),
             watcher: Watcher::new(config.watch, &config.procfs),
             blocked: Blocked::new(&config.procfs),
+            looks: Looks::new(config.tcp_interval, config.interval),
             slow: SlowReader::new(&config.procfs),
             next_listing: Duration::ZERO,
         }
@@ -146,6 +152,8 @@ impl Sampler {
             .look(started, &self.sockets, &mut sample.outcomes);
         self.watcher
             .fill(&self.sockets, &self.blocked, &mut sample.listeners);
+        self.watcher
+            .look(&mut self.looks, &mut self.sockets, sample);
         sample.took = now().saturating_sub(started);
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::plan::{self, Plan};
 use crate::kernel::SocketId;
-use crate::kernel::inet::{self, Bound, Family, TcpListener};
+use crate::kernel::inet::{self, Bound, Family, Member, TcpListener};
 use crate::kernel::sock_diag::{Channel, Error};
 use crate::kernel::unix::{self, Show, UnixListener};
 use crate::listener::Address;
@@ -190,6 +190,34 @@ impl Sockets {
     /// Whether this socket is watched and its queue is full.
     pub(super) fn is_full(&self, id: SocketId) -> bool {
         self.reading(id).is_some_and(|(reading, _)| reading.full())
+    }
+
+    /// Where a watched TCP socket listens.
+    pub(super) fn bound(&self, id: SocketId) -> Option<Bound> {
+        let place = self.tcp.binary_search_by_key(&id, |listener| listener.id);
+        let listener = place.ok().and_then(|place| self.tcp.get(place))?;
+        Some(listener.bound)
+    }
+
+    /// Where TCP sockets listen on a port, watched or not; shared addresses more than once.
+    pub(super) fn listening_at(&self, family: Family, port: u16) -> impl Iterator<Item = Bound> {
+        let bounds = self.tcp.iter().map(|listener| listener.bound);
+        bounds.filter(move |bound| bound.family() == family && bound.address.port() == port)
+    }
+
+    /// Hands out the connections of a port that no application has accepted yet. False when that failed.
+    pub(super) fn members(
+        &mut self,
+        family: Family,
+        port: u16,
+        outcomes: &mut Outcomes,
+        each: impl FnMut(Member),
+    ) -> bool {
+        let channel = open(&mut self.channel);
+        let outcome = channel.and_then(|channel| inet::members(channel, family, port, each));
+        let done = outcome.is_ok();
+        self.report(Source::InetDiag, outcome, outcomes);
+        done
     }
 
     /// A TCP socket that a lookup did not find and the listing did is hidden from lookups; the others are gone.

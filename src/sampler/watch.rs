@@ -1,14 +1,16 @@
 //! Which of the listed sockets belong to which listener: those that the user named, or all that discovery finds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use regex_lite::Regex;
 
 use super::blocked::Blocked;
+use super::looks::Looks;
 use super::sockets::Sockets;
 use crate::kernel::SocketId;
+use crate::kernel::inet::Bound;
 use crate::kernel::mount::{Resolver, Unresolved};
 use crate::listener::{Address, Listener, PathTarget, UnixName, match_tcp, match_unix};
 use crate::sample::{Absence, Presence, Sample, Waiting, Watched};
@@ -40,6 +42,8 @@ pub(super) struct Watcher {
     resolver: Resolver,
     /// The sockets of each of the sample's listeners.
     members: Vec<Vec<SocketId>>,
+    /// Where each of the sample's listeners listens, if it is a TCP listener.
+    bounds: Vec<Vec<Bound>>,
 }
 
 /// Indexes into the listing of one kind.
@@ -55,6 +59,7 @@ impl Watcher {
             watch,
             resolver: Resolver::new(procfs),
             members: Vec::new(),
+            bounds: Vec::new(),
         }
     }
 
@@ -116,6 +121,14 @@ impl Watcher {
                 unix.chain(tcp).collect()
             })
             .collect();
+        self.bounds = self
+            .members
+            .iter()
+            .map(|members| {
+                let bounds = members.iter().filter_map(|id| sockets.bound(*id));
+                bounds.collect::<HashSet<_>>().into_iter().collect()
+            })
+            .collect();
         sample.listeners = found
             .into_iter()
             .map(|(listener, _, presence)| Watched {
@@ -135,7 +148,7 @@ impl Watcher {
             watched.readings.clear();
             waiting.listed.clear();
             waiting.clients.clear();
-            waiting.blocked = None;
+            (waiting.blocked, waiting.tcp) = (None, None);
             if sockets.failed(&watched.listener.address) {
                 watched.presence = Presence::Unknown;
                 continue;
@@ -149,6 +162,25 @@ impl Watcher {
                 Address::Unix(_) => sum(watched.readings.iter().map(|r| blocked.before(r))),
                 Address::Tcp(_) | Address::TcpPort(_) => None,
             };
+        }
+    }
+
+    /// Looks at who waits in the TCP queues that the sample found not to be empty.
+    pub(super) fn look(&self, looks: &mut Looks, sockets: &mut Sockets, sample: &mut Sample) {
+        for (watched, bounds) in sample.listeners.iter().zip(&self.bounds) {
+            for bound in bounds {
+                if watched.occupied() {
+                    looks.want(*bound);
+                } else {
+                    looks.empty(*bound);
+                }
+            }
+        }
+        looks.take(sample.at, sockets, &mut sample.outcomes);
+        for (watched, bounds) in sample.listeners.iter_mut().zip(&self.bounds) {
+            if !bounds.is_empty() && watched.occupied() {
+                watched.waiting.tcp = looks.found(bounds);
+            }
         }
     }
 }
