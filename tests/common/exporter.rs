@@ -94,9 +94,7 @@ impl Exporter {
             log,
             address,
         };
-        wait::until_true("the first round", || {
-            exporter.get("/-/ready").status == 200
-        });
+        wait::until_true("the first round", || exporter.get("/-/ready").status == 200);
         exporter
     }
 
@@ -148,7 +146,10 @@ impl Exporter {
 
     /// A page whose newest round started after this was called.
     pub(crate) fn fresh(&self) -> Page {
-        let rounds = |page: &Page| page.get("listen_queue_samples_total").expect("always there");
+        let rounds = |page: &Page| {
+            page.get("listen_queue_samples_total")
+                .expect("always there")
+        };
         // One round may be under way.
         let enough = rounds(&self.scrape()) + 2.0;
         self.when("two more rounds", |page| rounds(page) >= enough)

@@ -28,7 +28,10 @@ impl Queue {
         Self::of_group(1, depth, backlog, backlog + 1)
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "compared with what a page shows, or does not")]
+    #[expect(
+        clippy::unnecessary_wraps,
+        reason = "compared with what a page shows, or does not"
+    )]
     pub(crate) fn of_group(sockets: u32, depth: u32, backlog: u32, capacity: u32) -> Option<Self> {
         Some(Self {
             sockets: sockets.into(),
@@ -47,8 +50,12 @@ impl Page {
 
     /// The value of the series with exactly these labels.
     pub(crate) fn labelled(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
-        let labels = labels.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
-        self.series.get(&(name.to_owned(), labels.collect())).copied()
+        let labels = labels
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), (*v).to_owned()));
+        self.series
+            .get(&(name.to_owned(), labels.collect()))
+            .copied()
     }
 
     /// The value of the series with the label `listener` and no other.
@@ -178,10 +185,16 @@ impl Page {
         }
         for (labels, mut buckets) in histograms {
             buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
-            let rises = buckets.windows(2).all(|w| w[0].0 < w[1].0 && w[0].1 <= w[1].1);
+            let rises = buckets
+                .windows(2)
+                .all(|w| w[0].0 < w[1].0 && w[0].1 <= w[1].1);
             let last = buckets.last().filter(|(le, _)| *le == f64::INFINITY);
-            let count = self.series.get(&(format!("{family}_count"), labels.clone()));
-            let sum = self.series.contains_key(&(format!("{family}_sum"), labels.clone()));
+            let count = self
+                .series
+                .get(&(format!("{family}_count"), labels.clone()));
+            let sum = self
+                .series
+                .contains_key(&(format!("{family}_sum"), labels.clone()));
             if !rises || !sum || last.map(|(_, count)| count) != count || count.is_none() {
                 return Err(format!("histogram {family}{labels:?} is not consistent"));
             }
@@ -216,7 +229,10 @@ fn parse_sample(line: &str) -> Result<(String, Labels, f64), String> {
         loop {
             let (label, value) = rest.split_once("=\"").ok_or("no label value")?;
             let (value, after) = unquote(value)?;
-            if labels.insert(check_name(label)?.to_owned(), value).is_some() {
+            if labels
+                .insert(check_name(label)?.to_owned(), value)
+                .is_some()
+            {
                 return Err(format!("label {label} twice"));
             }
             if let Some(after) = after.strip_prefix('}') {
@@ -285,7 +301,10 @@ fn the_reader_refuses_what_prometheus_refuses() {
     let histogram = |rows: &str| {
         Page::parse(&format!("# HELP h Text.\n# TYPE h histogram\n{rows}")).map(|_| ())
     };
-    assert_eq!(histogram("h_bucket{le=\"+Inf\"} 2\nh_sum 1\nh_count 2\n"), Ok(()));
+    assert_eq!(
+        histogram("h_bucket{le=\"+Inf\"} 2\nh_sum 1\nh_count 2\n"),
+        Ok(())
+    );
     assert!(histogram("h_bucket{le=\"+Inf\"} 2\nh_sum 1\nh_count 3\n").is_err());
     assert!(histogram("h_bucket{le=\"1\"} 2\nh_sum 1\nh_count 2\n").is_err());
 }

@@ -33,7 +33,7 @@ pub(crate) fn get(server: SocketAddr, path: &str, headers: &[&str]) -> Answer {
 
 pub(crate) fn request(server: SocketAddr, line: &str, headers: &[&str], body: &str) -> Answer {
     let mut stream = connect(server);
-    let headers: String = headers.iter().map(|line| format!("{line}\r\n")).collect();
+    let headers: String = headers.iter().flat_map(|line| [line, "\r\n"]).collect();
     let request = format!("{line}\r\nHost: {server}\r\nConnection: close\r\n{headers}\r\n{body}");
     stream
         .write_all(request.as_bytes())

@@ -59,6 +59,9 @@ async fn get(server: SocketAddr) -> io::Result<u16> {
         }
     }
     let head = String::from_utf8_lossy(&answer);
-    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let status = head
+        .split(' ')
+        .nth(1)
+        .and_then(|status| status.parse().ok());
     status.ok_or_else(|| io::Error::other("no status"))
 }

@@ -24,6 +24,10 @@ enum Turn {
     Alone(RwLockWriteGuard<'static, ()>),
 }
 
+#[expect(
+    clippy::unused_self,
+    reason = "only who has entered a namespace may change its settings"
+)]
 impl Namespace {
     /// A new namespace with nothing in it but loopback.
     pub(crate) fn enter() -> Self {
@@ -45,7 +49,7 @@ impl Namespace {
     }
 
     /// Sets `/proc/sys/net/` + `name` of this namespace.
-    pub(crate) fn set(&self, name: &str, value: u32) {
+    pub(crate) fn set(&self, name: &str, value: impl std::fmt::Display) {
         let path = Path::new("/proc/sys/net").join(name);
         std::fs::write(&path, value.to_string())
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -101,12 +105,20 @@ impl Mounts {
         program::run(program::command("mkfs.btrfs").arg("--quiet").arg(image));
         std::fs::create_dir_all(target).expect("a directory to mount on");
         let mut mount = program::command("mount");
-        program::run(mount.args(["-t", "btrfs", "-o", "loop"]).args([image, target]));
+        program::run(
+            mount
+                .args(["-t", "btrfs", "-o", "loop"])
+                .args([image, target]),
+        );
         self.0.push(target.to_owned());
     }
 
     /// Makes the root file system read-only for this thread and its children. It stays so.
-    pub(crate) fn read_only_root(&mut self) {
+    #[expect(
+        clippy::unused_self,
+        reason = "only who has mounts of its own may change them"
+    )]
+    pub(crate) fn read_only_root(&self) {
         let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
         nix::mount::mount(None::<&str>, "/", None::<&str>, flags, None::<&str>)
             .expect("the root can be remounted");

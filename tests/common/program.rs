@@ -1,6 +1,7 @@
 //! Programs of the machine, and processes that end with the test.
 
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -82,16 +83,11 @@ impl Drop for Process {
 
 /// A directory of its own that anybody may enter, with a path short enough for a socket's name.
 pub(crate) fn directory() -> tempfile::TempDir {
-    use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::Builder::new()
         .prefix("lq")
         .tempdir_in("/tmp")
         .expect("a temporary directory");
-    open_to_all(directory.path());
-    return directory;
-
-    fn open_to_all(path: &Path) {
-        let permissions = std::fs::Permissions::from_mode(0o755);
-        std::fs::set_permissions(path, permissions).expect("its mode can be set");
-    }
+    let permissions = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(directory.path(), permissions).expect("its mode can be set");
+    directory
 }

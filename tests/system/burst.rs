@@ -20,7 +20,10 @@ fn a_queue_that_is_full_for_20_ms_is_seen_every_time() {
     let name = label(&path);
     let exporter = Exporter::start(&["--listener", &name]);
     let page = exporter.shows(&name);
-    assert_eq!(page.of("listen_queue_full_episodes_total", &name), Some(0.0));
+    assert_eq!(
+        page.of("listen_queue_full_episodes_total", &name),
+        Some(0.0)
+    );
     let late_at_start = page.get("listen_queue_samples_late_total");
 
     let random = RandomState::new();

@@ -24,11 +24,23 @@ fn refused(code: i32, arguments: &[&str]) -> String {
 #[test]
 fn a_bad_flag_is_one_line_that_shows_a_good_one_and_exit_2() {
     for (arguments, parts) in [
-        (&["--listener", "gunicorn"][..], &["gunicorn", "unix:/run/"][..]),
-        (&["--listener", "unix:g.sock"], &["unix:g.sock", "relative", "unix:/run/"]),
+        (
+            &["--listener", "gunicorn"][..],
+            &["gunicorn", "unix:/run/"][..],
+        ),
+        (
+            &["--listener", "unix:g.sock"],
+            &["unix:g.sock", "relative", "unix:/run/"],
+        ),
         (&["--listener", "tcp:80"], &["tcp:80", "tcp::80"]),
-        (&["--listener", "tcp:localhost:80"], &["not looked up", "tcp:127.0.0.1:80"]),
-        (&["--listener", "unix:/a,backlog=x"], &["backlog", "backlog=2048"]),
+        (
+            &["--listener", "tcp:localhost:80"],
+            &["not looked up", "tcp:127.0.0.1:80"],
+        ),
+        (
+            &["--listener", "unix:/a,backlog=x"],
+            &["backlog", "backlog=2048"],
+        ),
         (
             &["--listener", "a=unix:/a", "--listener", "a=unix:/b"],
             &["named 'a'"],
@@ -37,7 +49,10 @@ fn a_bad_flag_is_one_line_that_shows_a_good_one_and_exit_2() {
         (&["--sample.interval", "11s"], &["1ms to 10s"]),
         (&["--discover.exclude", "["], &["--discover.exclude"]),
         (&["--discover.limit", "x"], &["--discover.limit"]),
-        (&["--web.listen-address", "localhost:1"], &["127.0.0.1:10128"]),
+        (
+            &["--web.listen-address", "localhost:1"],
+            &["127.0.0.1:10128"],
+        ),
         (&["--nonsense"], &["--nonsense"]),
         (&["nonsense"], &["nonsense"]),
     ] {
@@ -79,12 +94,7 @@ fn proc_may_be_mounted_elsewhere() {
     let path = directory.path().join("g.sock");
     let _listener = Listener::unix(&path, 5);
     let name = label(&path);
-    let exporter = Exporter::start(&[
-        "--path.procfs",
-        proc.to_str().unwrap(),
-        "--listener",
-        &name,
-    ]);
+    let exporter = Exporter::start(&["--path.procfs", proc.to_str().unwrap(), "--listener", &name]);
     let page = exporter.fresh();
     assert!(page.queue(&name).is_some());
     assert_eq!(page.get("listen_queue_somaxconn"), Some(4096.0));
@@ -139,10 +149,14 @@ fn json_logs_are_one_object_a_line() {
     let _namespace = Namespace::enter();
     let _listener = Listener::abstract_unix(b"name", 5);
     let mut command = Command::new(BINARY);
-    command.args(["--web.listen-address", "127.0.0.1:0", "--log.format", "json"]);
-    let mut process = crate::common::program::Process::start(
-        command.stderr(std::process::Stdio::piped()),
-    );
+    command.args([
+        "--web.listen-address",
+        "127.0.0.1:0",
+        "--log.format",
+        "json",
+    ]);
+    let mut process =
+        crate::common::program::Process::start(command.stderr(std::process::Stdio::piped()));
     let mut log = std::io::BufReader::new(process.stderr().unwrap());
     let mut found = String::new();
     while !found.contains("listener found") {

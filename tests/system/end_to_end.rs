@@ -166,7 +166,10 @@ fn the_same_burst_at_somaxconn_4096_waits_and_is_served() {
     let peak = page.of("listen_queue_depth_peak", "gunicorn").unwrap();
     assert!((129.0..=448.0).contains(&peak), "{peak}");
     assert_eq!(page.of(FULL_SECONDS, "gunicorn"), Some(0.0));
-    assert_eq!(page.of("listen_queue_full_episodes_total", "gunicorn"), Some(0.0));
+    assert_eq!(
+        page.of("listen_queue_full_episodes_total", "gunicorn"),
+        Some(0.0)
+    );
     assert!(!log.contains("listener is full"), "{log}");
 }
 
@@ -188,7 +191,11 @@ fn published(somaxconn: u32, workers: u32, expected: &[(u16, u32)]) {
     exporter.when("the queue to hold what it can", |page| {
         page.of("listen_queue_depth", "gunicorn") == Some(waiting)
     });
-    let turned_away: u32 = expected.iter().filter(|(s, _)| *s == 502).map(|(_, n)| n).sum();
+    let turned_away: u32 = expected
+        .iter()
+        .filter(|(s, _)| *s == 502)
+        .map(|(_, n)| n)
+        .sum();
     wait::until_true("the refusals", || {
         site.refused_connects() == turned_away as usize
     });
@@ -199,8 +206,14 @@ fn published(somaxconn: u32, workers: u32, expected: &[(u16, u32)]) {
     assert_eq!(site.refused_connects(), turned_away as usize);
     let page = exporter.fresh();
     assert_eq!(page.of("listen_queue_depth", "gunicorn"), Some(0.0));
-    assert_eq!(page.of("listen_queue_depth_peak", "gunicorn"), Some(waiting));
-    assert_eq!(page.of(FULL_SECONDS, "gunicorn") > Some(0.0), turned_away > 0);
+    assert_eq!(
+        page.of("listen_queue_depth_peak", "gunicorn"),
+        Some(waiting)
+    );
+    assert_eq!(
+        page.of(FULL_SECONDS, "gunicorn") > Some(0.0),
+        turned_away > 0
+    );
 }
 
 #[test]

@@ -38,7 +38,10 @@ fn the_landing_page_shows_the_version_the_listeners_and_the_way_to_the_metrics()
     let exporter = Exporter::start(&["--web.telemetry-path", "/queues"]);
     let answer = exporter.get("/");
     assert_eq!(answer.status, 200);
-    assert_eq!(answer.header("content-type"), Some("text/html; charset=utf-8"));
+    assert_eq!(
+        answer.header("content-type"),
+        Some("text/html; charset=utf-8")
+    );
     let page = answer.text();
     assert!(page.contains(env!("CARGO_PKG_VERSION")), "{page}");
     assert!(page.contains("href=\"/queues\""), "{page}");
@@ -57,12 +60,24 @@ fn health_and_readiness_are_answered_and_the_rest_is_refused() {
     assert_eq!(exporter.get("/nothing").status, 404);
     let server = exporter.address();
     let length = ["Content-Length: 5"];
-    assert_eq!(request(server, "POST /metrics HTTP/1.1", &[], "").status, 405);
-    assert_eq!(request(server, "POST /metrics HTTP/1.1", &length, "hello").status, 413);
-    assert_eq!(request(server, "GET /metrics HTTP/1.1", &length, "hello").status, 413);
+    assert_eq!(
+        request(server, "POST /metrics HTTP/1.1", &[], "").status,
+        405
+    );
+    assert_eq!(
+        request(server, "POST /metrics HTTP/1.1", &length, "hello").status,
+        413
+    );
+    assert_eq!(
+        request(server, "GET /metrics HTTP/1.1", &length, "hello").status,
+        413
+    );
     let chunked = ["Transfer-Encoding: chunked"];
     let body = "5\r\nhello\r\n0\r\n\r\n";
-    assert_eq!(request(server, "GET /metrics HTTP/1.1", &chunked, body).status, 413);
+    assert_eq!(
+        request(server, "GET /metrics HTTP/1.1", &chunked, body).status,
+        413
+    );
 }
 
 #[test]
@@ -70,7 +85,8 @@ fn a_client_that_never_ends_its_header_is_dropped() {
     let _namespace = Namespace::enter();
     let exporter = Exporter::start(&[]);
     let mut slow = connect(exporter.address());
-    slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-").unwrap();
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-")
+        .unwrap();
     let start = Instant::now();
     let mut rest = Vec::new();
     // An end, whether tidy or by a reset; a server that waits for ever runs into the client's own limit.
@@ -78,7 +94,11 @@ fn a_client_that_never_ends_its_header_is_dropped() {
         Ok(_) => {}
         Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
     }
-    assert!(start.elapsed() >= Duration::from_secs(4), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() >= Duration::from_secs(4),
+        "{:?}",
+        start.elapsed()
+    );
     assert_eq!(exporter.get("/metrics").status, 200);
 }
 
@@ -92,12 +112,16 @@ fn the_65th_connection_waits_for_one_of_the_64_before_it() {
     waiting
         .write_all(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         .unwrap();
-    waiting.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+    waiting
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .unwrap();
     let mut answer = [0; 12];
     let early = waiting.read(&mut answer).unwrap_err();
     assert_eq!(early.kind(), ErrorKind::WouldBlock);
     silent.pop();
-    waiting.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    waiting
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
     waiting.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 200");
 }
@@ -108,7 +132,8 @@ fn either_signal_ends_it_though_clients_are_still_connected() {
     for signal in [Signal::TERM, Signal::INT] {
         let mut exporter = Exporter::start(&[]);
         let mut idle = connect(exporter.address());
-        idle.write_all(b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        idle.write_all(b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
         idle.read_exact(&mut [0; 12]).unwrap();
         let mut half = connect(exporter.address());
         half.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
@@ -116,7 +141,11 @@ fn either_signal_ends_it_though_clients_are_still_connected() {
         exporter.signal(signal);
         let status = exporter.wait();
         // Told: one second. A machine that does other things at once gets some more.
-        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        assert!(
+            start.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            start.elapsed()
+        );
         assert_eq!(status.code(), Some(0), "{}", exporter.log());
     }
 }

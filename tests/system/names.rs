@@ -63,7 +63,11 @@ fn paths_of_any_bytes_are_told_apart_and_leave_the_page_valid() {
     let expected = expected.iter().map(String::as_str).collect();
     assert_eq!(page.listeners(), expected);
     for (backlog, (_, printed)) in (0..).zip(names) {
-        assert_eq!(page.queue(&label(printed)), Queue::of(1, backlog), "{printed}");
+        assert_eq!(
+            page.queue(&label(printed)),
+            Queue::of(1, backlog),
+            "{printed}"
+        );
     }
     check_with_promtool(&exporter.scrape_text());
 
@@ -76,7 +80,11 @@ fn paths_of_any_bytes_are_told_apart_and_leave_the_page_valid() {
     let configured = Exporter::start(&arguments);
     let page = configured.fresh();
     for (backlog, (_, printed)) in (0..).zip(names) {
-        assert_eq!(page.queue(&label(printed)), Queue::of(1, backlog), "{printed}");
+        assert_eq!(
+            page.queue(&label(printed)),
+            Queue::of(1, backlog),
+            "{printed}"
+        );
     }
     check_with_promtool(&configured.scrape_text());
 }
@@ -101,7 +109,8 @@ fn abstract_names_with_nul_bytes_are_told_apart() {
             connect_abstract(name).unwrap(),
         ));
     }
-    let discovering = Exporter::start(&[]);
+    // The other exporter has a port of its own.
+    let discovering = Exporter::start(&["--discover.exclude", "^tcp:"]);
     let arguments: Vec<_> = names
         .iter()
         .flat_map(|(_, label)| ["--listener", label])
@@ -146,7 +155,8 @@ fn a_path_of_108_bytes_keeps_its_last_byte() {
     let _server = Process::start(python.args(["-c", BIND_108, &path]).arg(&ready));
     wait::until_true("the server", || ready.exists());
     let label = format!("unix:{path}");
-    let discovering = Exporter::start(&[]);
+    // The other exporter has a port of its own.
+    let discovering = Exporter::start(&["--discover.exclude", "^tcp:"]);
     let configured = Exporter::start(&["--listener", &label]);
     for exporter in [discovering, configured] {
         let page = exporter.shows(&label);

@@ -57,7 +57,10 @@ fn the_application_bound_a_relative_path() {
 
     // Found without being told, it goes by the name that it was bound to.
     let all = Exporter::start(&[]);
-    assert_eq!(all.shows("unix:run.sock").queue("unix:run.sock"), Queue::of(2, 5));
+    assert_eq!(
+        all.shows("unix:run.sock").queue("unix:run.sock"),
+        Queue::of(2, 5)
+    );
     std::env::set_current_dir("/").unwrap();
 }
 
@@ -68,7 +71,12 @@ fn the_overlay_has_its_upper_layer_on_another_file_system() {
     let directory = directory();
     let at = |name: &str| directory.path().join(name);
     mounts.tmpfs(&at("layers"));
-    mounts.overlay(&at("lower"), &at("layers/upper"), &at("layers/work"), &at("root"));
+    mounts.overlay(
+        &at("lower"),
+        &at("layers/upper"),
+        &at("layers/work"),
+        &at("root"),
+    );
     mounts.bind(&at("root"), &at("elsewhere"));
     let socket = at("root/g.sock");
     let _listener = Listener::unix(&socket, 5);
@@ -100,9 +108,15 @@ fn the_socket_is_in_a_btrfs_subvolume() {
     let _one = Listener::unix(root.join("one/a.sock"), 5);
     let _two = Listener::unix(root.join("two/b.sock"), 7);
     let _clients = connect_all(root.join("one/a.sock"), 2);
-    assert_ne!(device_of_file(&root.join("one/a.sock")), device_of_mount(&root));
+    assert_ne!(
+        device_of_file(&root.join("one/a.sock")),
+        device_of_mount(&root)
+    );
     mounts.bind(&root, &directory.path().join("elsewhere"));
-    for (path, queue) in [("one/a.sock", Queue::of(2, 5)), ("two/b.sock", Queue::of(0, 7))] {
+    for (path, queue) in [
+        ("one/a.sock", Queue::of(2, 5)),
+        ("two/b.sock", Queue::of(0, 7)),
+    ] {
         let exporter = watch(&directory.path().join("elsewhere").join(path));
         assert_eq!(exporter.fresh().queue("app"), queue, "{path}");
     }
@@ -154,7 +168,8 @@ fn two_listeners_of_one_name_that_cannot_be_told_apart_are_one_group() {
     // The volumes are gone from sight here, as in a sidecar that does not mount them.
     assert!(!path.exists());
     let configured = Exporter::start(&["--listener", &label(&path)]);
-    let discovering = Exporter::start(&[]);
+    // The other exporter has a port of its own.
+    let discovering = Exporter::start(&["--discover.exclude", "^tcp:"]);
     for exporter in [configured, discovering] {
         let page = exporter.shows(&label(&path));
         assert_eq!(page.queue(&label(&path)), Queue::of_group(2, 5, 12, 14));
@@ -185,7 +200,10 @@ fn a_path_that_leads_nowhere_is_not_a_listener_and_the_log_says_why() {
     }
     exporter.logged(&["listener=file", "is no socket"]);
     exporter.logged(&["listener=foreign.sock", "another network namespace"]);
-    exporter.logged(&["listener=dead.sock", "no listener of this network namespace"]);
+    exporter.logged(&[
+        "listener=dead.sock",
+        "no listener of this network namespace",
+    ]);
     exporter.logged(&["listener=nothing", "waiting for it"]);
     drop(elsewhere);
 }

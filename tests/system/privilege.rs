@@ -51,7 +51,10 @@ fn uid_65534_without_capabilities_sees_everything() {
             Some(3.0)
         );
         assert_eq!(page.get("listen_queue_somaxconn"), Some(128.0));
-        assert_eq!(page.get("listen_queue_tcp_listen_overflows_total"), Some(3.0));
+        assert_eq!(
+            page.get("listen_queue_tcp_listen_overflows_total"),
+            Some(3.0)
+        );
         for source in ["unix_diag", "inet_diag", "netstat", "sysctl"] {
             let up = page.labelled("listen_queue_source_up", &[("source", source)]);
             assert_eq!(up, Some(1.0), "{source}");
@@ -147,7 +150,12 @@ fn without_netlink_the_sources_that_need_it_are_down_and_the_others_go_on() {
         let labels = [("source", source)];
         assert_eq!(page.labelled("listen_queue_source_up", &labels), Some(0.0));
         assert!(page.labelled("listen_queue_source_errors_total", &labels) > Some(0.0));
-        exporter.logged(&["source failed", source, "Operation not permitted", "sandbox"]);
+        exporter.logged(&[
+            "source failed",
+            source,
+            "Operation not permitted",
+            "sandbox",
+        ]);
     }
     for name in names {
         // It is not known whether they listen.
@@ -159,7 +167,10 @@ fn without_netlink_the_sources_that_need_it_are_down_and_the_others_go_on() {
         assert_eq!(up, Some(1.0), "{source}");
     }
     assert_eq!(page.get("listen_queue_somaxconn"), Some(128.0));
-    assert_eq!(page.get("listen_queue_tcp_listen_overflows_total"), Some(1.0));
+    assert_eq!(
+        page.get("listen_queue_tcp_listen_overflows_total"),
+        Some(1.0)
+    );
     let failures = exporter.log().matches("source failed").count();
     assert_eq!(failures, 2, "one line a source:\n{}", exporter.log());
 }

@@ -83,7 +83,10 @@ fn a_stop_of_the_process_is_not_booked_as_full_time_and_the_late_round_is_counte
         full > 0.0 && full <= rounds * 0.01 + 1e-9,
         "{full} s in {rounds} rounds of 10 ms"
     );
-    assert_eq!(after.of("listen_queue_full_episodes_total", name), Some(1.0));
+    assert_eq!(
+        after.of("listen_queue_full_episodes_total", name),
+        Some(1.0)
+    );
 }
 
 #[test]
@@ -164,13 +167,19 @@ fn a_hundred_scrapes_at_once_get_whole_pages_and_hold_up_no_round() {
             // One page is one moment: every histogram has an observation for every round.
             let samples = page.get(SAMPLES);
             let ratio = "listen_queue_utilization_ratio_count";
-            assert_eq!(page.of(ratio, "unix:@name0"), page.of(ratio, "unix:@name19"));
-            assert_eq!(page.get("listen_queue_sample_duration_seconds_count"), samples);
+            assert_eq!(
+                page.of(ratio, "unix:@name0"),
+                page.of(ratio, "unix:@name19")
+            );
+            assert_eq!(
+                page.get("listen_queue_sample_duration_seconds_count"),
+                samples
+            );
         }
     }
     let after = exporter.fresh();
-    let waited = sampler(&exporter).waited - waited;
-    let stolen = self::stolen() - stolen;
+    let waited = sampler(&exporter).waited.saturating_sub(waited);
+    let stolen = self::stolen().saturating_sub(stolen);
     let late = after.get(LATE).unwrap() - before.get(LATE).unwrap();
     let rounds = after.get(SAMPLES).unwrap() - before.get(SAMPLES).unwrap();
     // A round that is late without its thread waiting for a processor waited for a scrape. The few that are let pass are

@@ -55,7 +55,10 @@ fn a_backlog_above_somaxconn_is_cut_to_it() {
     let page = exporter.fresh();
     assert_eq!(page.queue("web"), Queue::of(129, 128));
     assert_eq!(page.of(DROPS, "web"), Some(1.0));
-    assert_eq!(page.of("listen_queue_requested_backlog", "web"), Some(4096.0));
+    assert_eq!(
+        page.of("listen_queue_requested_backlog", "web"),
+        Some(4096.0)
+    );
 }
 
 #[test]
@@ -161,8 +164,12 @@ fn a_port_without_host_means_the_wildcard_listeners_of_both_families_and_no_othe
     let _namespace = Namespace::enter();
     let _v4 = Listener::tcp("0.0.0.0:8000", 5);
     let _v6 = Listener::tcp("[::]:8000", 7);
-    let _one_address = Listener::tcp("127.0.0.2:8001", 9);
-    let _other_port = Listener::tcp("0.0.0.0:8001", 9);
+    let reuse_port = Tcp {
+        reuse_port: true,
+        ..Tcp::default()
+    };
+    let _one_address = Listener::tcp_with("127.0.0.2:8001", 8, reuse_port);
+    let _every_address = Listener::tcp_with("0.0.0.0:8001", 9, reuse_port);
     let _clients = [connect_tcp("127.0.0.1:8000"), connect_tcp("[::1]:8000")];
     let _other = connect_tcp("127.0.0.2:8001");
     let exporter = Exporter::start(&["--listener", "web=tcp::8000", "--listener", "tcp::8001"]);
@@ -265,7 +272,10 @@ fn the_counters_of_the_namespace_are_the_kernels_own() {
     (0..5).for_each(|_| knock_tcp(address));
     let exporter = Exporter::start(&[]);
     let kernel = tcp_ext();
-    assert_eq!((kernel["ListenOverflows"], kernel["ListenDrops"]), (5.0, 5.0));
+    assert_eq!(
+        (kernel["ListenOverflows"], kernel["ListenDrops"]),
+        (5.0, 5.0)
+    );
     let page = exporter.fresh();
     for (name, field) in [
         ("listen_queue_tcp_listen_overflows_total", "ListenOverflows"),
@@ -286,7 +296,9 @@ fn the_counters_of_the_namespace_are_the_kernels_own() {
 /// `TcpExt` of the thread's namespace by field.
 fn tcp_ext() -> BTreeMap<String, f64> {
     let text = std::fs::read_to_string("/proc/thread-self/net/netstat").unwrap();
-    let mut lines = text.lines().filter_map(|line| line.strip_prefix("TcpExt: "));
+    let mut lines = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("TcpExt: "));
     let names = lines.next().unwrap().split(' ').map(str::to_owned);
     let values = lines.next().unwrap().split(' ').map(|v| v.parse().unwrap());
     names.zip(values).collect()

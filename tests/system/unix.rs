@@ -23,7 +23,10 @@ fn six_clients_fill_a_backlog_of_five_and_the_seventh_is_turned_away() {
     let page = exporter.shows(&name);
     assert_eq!(page.queue(&name), Queue::of(0, 5));
     assert_eq!(page.of("listen_queue_depth_peak", &name), Some(0.0));
-    assert_eq!(page.of("listen_queue_full_episodes_total", &name), Some(0.0));
+    assert_eq!(
+        page.of("listen_queue_full_episodes_total", &name),
+        Some(0.0)
+    );
     assert_eq!(page.of("listen_queue_full_seconds_total", &name), Some(0.0));
 
     let _clients = connect_all(&path, 5);
@@ -34,7 +37,10 @@ fn six_clients_fill_a_backlog_of_five_and_the_seventh_is_turned_away() {
     let _sixth = connect(&path).unwrap();
     let full = exporter.fresh();
     assert_eq!(full.queue(&name), Queue::of(6, 5));
-    assert_eq!(full.of("listen_queue_full_episodes_total", &name), Some(1.0));
+    assert_eq!(
+        full.of("listen_queue_full_episodes_total", &name),
+        Some(1.0)
+    );
     assert!(full.of("listen_queue_full_seconds_total", &name) > Some(0.0));
 
     assert_eq!(connect(&path).unwrap_err(), Errno::AGAIN);
@@ -50,16 +56,17 @@ fn six_clients_fill_a_backlog_of_five_and_the_seventh_is_turned_away() {
     assert_eq!(drained.queue(&name), Queue::of(5, 5));
     let later = exporter.fresh();
     for page in [&drained, &later] {
-        assert_eq!(page.of("listen_queue_full_episodes_total", &name), Some(1.0));
+        assert_eq!(
+            page.of("listen_queue_full_episodes_total", &name),
+            Some(1.0)
+        );
         assert_eq!(page.of("listen_queue_depth_peak", &name), Some(6.0));
     }
     assert_eq!(
         later.of("listen_queue_full_seconds_total", &name),
         drained.of("listen_queue_full_seconds_total", &name)
     );
-    assert!(
-        later.get("listen_queue_samples_total") > drained.get("listen_queue_samples_total")
-    );
+    assert!(later.get("listen_queue_samples_total") > drained.get("listen_queue_samples_total"));
 }
 
 #[test]
@@ -177,7 +184,10 @@ fn listening_again_with_a_smaller_backlog_leaves_the_depth_above_the_capacity() 
     listener.listen(5);
     let page = exporter.fresh();
     assert_eq!(page.queue(&name), Queue::of(50, 5));
-    assert_eq!(page.of("listen_queue_full_episodes_total", &name), Some(1.0));
+    assert_eq!(
+        page.of("listen_queue_full_episodes_total", &name),
+        Some(1.0)
+    );
     let ratio = "listen_queue_utilization_ratio";
     assert!(page.bucket(ratio, &name, "1") < page.bucket(ratio, &name, "+Inf"));
 }
