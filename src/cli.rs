@@ -22,6 +22,8 @@ pub const ENVIRONMENT_PREFIX: &str = "LISTEN_QUEUE_EXPORTER_";
 
 const INTERVAL: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(10);
+const TCP_INTERVAL: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(10)..=Duration::from_mins(1);
 const PEAK_WINDOW: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_secs(86_400);
 
@@ -79,6 +81,18 @@ pub struct Flags {
         value_parser = parse_interval
     )]
     pub sample_interval: Duration,
+
+    /// Time between looks at the connections in a TCP queue that is not empty, from 10ms to 1m: the source of their waits and of the SYN queue's
+    /// depth. A look walks the TCP table of the whole host.
+    #[arg(
+        long = "sample.tcp-interval",
+        value_name = "DURATION",
+        help_heading = "Sampling",
+        env = "LISTEN_QUEUE_EXPORTER_SAMPLE_TCP_INTERVAL",
+        default_value = "1s",
+        value_parser = parse_tcp_interval
+    )]
+    pub sample_tcp_interval: Duration,
 
     /// Window of listen_queue_depth_peak, from 1s to 1d. At least the scrape interval, or peaks between scrapes are lost.
     #[arg(
@@ -286,6 +300,10 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
     parse_within(text, &INTERVAL, "1ms to 10s")
 }
 
+fn parse_tcp_interval(text: &str) -> Result<Duration, String> {
+    parse_within(text, &TCP_INTERVAL, "10ms to 1m")
+}
+
 fn parse_peak_window(text: &str) -> Result<Duration, String> {
     parse_within(text, &PEAK_WINDOW, "1s to 1d")
 }
@@ -381,6 +399,7 @@ mod tests {
             ),
             (&["--sample.interval", "1us"], "as in 10ms"),
             (&["--sample.interval", "11s"], "not within 1ms to 10s"),
+            (&["--sample.tcp-interval", "2m"], "not within 10ms to 1m"),
             (&["--sample.peak-window", "1ms"], "not within 1s to 1d"),
             (
                 &["--web.listen-address", "localhost:1"],

@@ -63,6 +63,7 @@ fn run(options: Options) -> anyhow::Result<()> {
     let (events, log) = mpsc::channel(PENDING_EVENTS);
     let config = sampler::Config {
         interval: flags.sample_interval,
+        tcp_interval: flags.sample_tcp_interval,
         watch,
         procfs: flags.path_procfs,
     };

@@ -50,6 +50,33 @@ pub struct Watched {
     pub presence: Presence,
     /// One a socket; empty unless present.
     pub readings: Vec<Reading>,
+    /// Who waits in its queues, as far as was looked.
+    pub waiting: Waiting,
+}
+
+/// Who waits in the queues of a listener.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Waiting {
+    /// One a reading of a unix listener: whether its queue was listed. Too long a queue is not.
+    pub listed: Vec<bool>,
+    /// The lists one after the other, as many clients each as the reading's depth, the head of the queue first: the inode of the
+    /// client's socket, 0 once the client has gone.
+    pub clients: Vec<u32>,
+    /// `connect()` calls that sleep because a queue of a unix listener is full.
+    pub blocked: Option<u64>,
+    /// What the last look at a TCP listener's connections found. There is one only while its queue is not empty.
+    pub tcp: Option<TcpWaiting>,
+}
+
+/// The connections of a TCP listener that no application has accepted yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TcpWaiting {
+    /// How long the oldest has been in the accept queue.
+    pub oldest: Duration,
+    /// Those in the accept queue whose client has closed its end.
+    pub abandoned: u64,
+    /// Those whose handshake is going on.
+    pub half_open: u64,
 }
 
 /// One socket's queue.
@@ -102,6 +129,8 @@ pub enum Source {
     Netstat,
     /// The settings.
     Sysctl,
+    /// Blocked connects.
+    ProcNetUnix,
 }
 
 impl Source {
@@ -113,7 +142,16 @@ impl Source {
             Self::InetDiag => "inet_diag",
             Self::Netstat => "netstat",
             Self::Sysctl => "sysctl",
+            Self::ProcNetUnix => "proc_net_unix",
         }
+    }
+}
+
+impl Watched {
+    /// Whether anybody waits in its queues.
+    #[must_use]
+    pub fn occupied(&self) -> bool {
+        self.readings.iter().any(|reading| reading.depth > 0)
     }
 }
 

@@ -40,8 +40,8 @@ need_cargo() {
 
 base() {
   need_cargo
-  apt gcc libc6-dev make python3 python3-venv util-linux iproute2 nginx-light prometheus curl
-  pip 'gunicorn==25.*' || pip gunicorn
+  apt gcc libc6-dev make python3 python3-venv util-linux mount iproute2 btrfs-progs nginx-light prometheus curl
+  pip 'gunicorn==27.*'
 }
 
 containers() { apt podman; }

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::ledger::Ledger;
     use crate::listener::{Address, Listener};
-    use crate::sample::{Absence, Sample, Watched};
+    use crate::sample::{Absence, Sample, Waiting, Watched};
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -105,6 +105,7 @@ mod tests {
                 listener: Arc::new(Listener::discovered(address)),
                 presence: Presence::Missing(Absence::NotListening),
                 readings: Vec::new(),
+                waiting: Waiting::default(),
             }],
             ..Sample::default()
         });

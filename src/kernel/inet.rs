@@ -1,9 +1,12 @@
 //! TCP listeners through `inet_diag`: a dump of a family, a lookup of one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP, TCP_LISTEN};
+use netlink_packet_sock_diag::constants::{
+    AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV,
+};
 use netlink_packet_sock_diag::inet::nlas::Nla;
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId as InetId, StateFlags};
 use rustix::io::Errno;
@@ -42,8 +45,31 @@ pub struct Queue {
     pub drops: Option<u32>,
 }
 
-/// An IP version.
+/// A connection that no application has accepted yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// Its local end, and the interface that its listener is bound to.
+    pub local: Bound,
+    /// How far it has come.
+    pub stage: Stage,
+}
+
+/// How far a connection has come that no application has accepted yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// The handshake is going on: it is in the SYN queue.
+    HalfOpen,
+    /// It is in the accept queue.
+    Waiting {
+        /// Since it came there, which the kernel knows to a tick (1 to 10 ms).
+        age: Duration,
+        /// Whether the client has closed its end, or its half of it.
+        client_closed: bool,
+    },
+}
+
+/// An IP version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {
     /// IPv4.
     V4,
@@ -71,14 +97,34 @@ pub fn list(
     family: Family,
     mut each: impl FnMut(TcpListener),
 ) -> Result<(), Error> {
-    let any = match family {
-        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
-    };
-    let request = request(SocketAddr::new(any, 0), 0, [0; 8]);
+    let request = request(SocketAddr::new(any(family), 0), 0, [0; 8]);
     channel.ask(SockDiagMessage::InetRequest(request), Ask::All, |reply| {
         if let Some(listener) = parse(&reply) {
             each(listener);
+        }
+    })
+}
+
+/// Every connection of a local port that no application has accepted yet. Those that the client has reset are not told of, though
+/// their place in the accept queue is taken until `accept()`. The kernel walks the whole host's table, and answers with each
+/// accepted connection of the port as well.
+///
+/// # Errors
+/// What [`Channel::ask`] says.
+pub fn members(
+    channel: &mut Channel,
+    family: Family,
+    port: u16,
+    mut each: impl FnMut(Member),
+) -> Result<(), Error> {
+    let request = InetRequest {
+        states: StateFlags::ESTABLISHED | StateFlags::CLOSE_WAIT | StateFlags::SYN_RECV,
+        extensions: ExtensionFlags::INFO,
+        ..request(SocketAddr::new(any(family), port), 0, [0; 8])
+    };
+    channel.ask(SockDiagMessage::InetRequest(request), Ask::All, |reply| {
+        if let Some(member) = parse_member(&reply) {
+            each(member);
         }
     })
 }
@@ -101,10 +147,17 @@ pub fn queue(channel: &mut Channel, id: SocketId, bound: Bound) -> Result<Option
     }
 }
 
+fn any(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
 fn request(local: SocketAddr, interface: u32, cookie: [u8; 8]) -> InetRequest {
     let (family, any) = match local.ip() {
-        IpAddr::V4(_) => (AF_INET, IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        IpAddr::V6(_) => (AF_INET6, IpAddr::V6(Ipv6Addr::UNSPECIFIED)),
+        IpAddr::V4(_) => (AF_INET, any(Family::V4)),
+        IpAddr::V6(_) => (AF_INET6, any(Family::V6)),
     };
     InetRequest {
         family,
@@ -136,23 +189,57 @@ pub fn parse(message: &SockDiagMessage) -> Option<TcpListener> {
         Nla::MemInfo(memory) => Some(memory.drops),
         _ => None,
     });
-    let address = SocketAddr::new(
-        header.socket_id.source_address,
-        header.socket_id.source_port,
-    );
     Some(TcpListener {
         id: SocketId {
             inode: header.inode,
             cookie: header.socket_id.cookie,
         },
-        bound: Bound {
-            address,
-            interface: header.socket_id.interface_id,
-        },
+        bound: local(&header.socket_id),
         queue: Queue {
             depth: header.recv_queue,
             backlog: header.send_queue,
             drops,
         },
     })
+}
+
+/// Reads one reply. `None` for a connection that was accepted, which has an inode, and for what is no connection.
+#[must_use]
+pub fn parse_member(message: &SockDiagMessage) -> Option<Member> {
+    let SockDiagMessage::InetResponse(reply) = message else {
+        return None;
+    };
+    let header = &reply.header;
+    let stage = match header.state {
+        TCP_SYN_RECV => Stage::HalfOpen,
+        TCP_ESTABLISHED | TCP_CLOSE_WAIT if header.inode == 0 => Stage::Waiting {
+            age: reply.nlas.iter().find_map(|nla| match nla {
+                Nla::TcpInfo(info) => last_data_sent(info),
+                _ => None,
+            })?,
+            client_closed: header.state == TCP_CLOSE_WAIT,
+        },
+        _ => return None,
+    };
+    Some(Member {
+        local: local(&header.socket_id),
+        stage,
+    })
+}
+
+/// `tcpi_last_data_sent`: milliseconds since data was sent. Nobody can send before `accept()`, and the clock of it starts when the
+/// connection enters the accept queue (`tcp_create_openreq_child`, tcp_minisocks.c).
+fn last_data_sent(info: &[u8]) -> Option<Duration> {
+    /// Eight bytes of flags and nine words stand before it in `struct tcp_info`.
+    const OFFSET: usize = 8 + 9 * 4;
+    let (milliseconds, _) = info.get(OFFSET..)?.split_first_chunk::<4>()?;
+    let milliseconds = u32::from_ne_bytes(*milliseconds);
+    Some(Duration::from_millis(milliseconds.into()))
+}
+
+fn local(id: &InetId) -> Bound {
+    Bound {
+        address: SocketAddr::new(id.source_address, id.source_port),
+        interface: id.interface_id,
+    }
 }

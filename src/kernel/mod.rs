@@ -7,6 +7,7 @@ pub mod inet;
 pub mod mount;
 pub mod netstat;
 pub mod process;
+pub mod procnet;
 pub mod sock_diag;
 pub mod sysctl;
 pub mod unix;

@@ -37,6 +37,10 @@ pub struct Queue {
     pub backlog: u32,
 }
 
+/// Longest list of pending connections that is asked for. The kernel refuses lists of 1938 and more (a page of headroom in
+/// `unix_diag_get_exact`), and a long list costs more than the lookup itself.
+pub const LONGEST_LIST: u32 = 900;
+
 /// What a dump brings of each listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Show {
@@ -77,15 +81,65 @@ pub fn list(
 /// # Errors
 /// What [`Channel::ask`] says.
 pub fn queue(channel: &mut Channel, id: SocketId) -> Result<Option<Queue>, Error> {
+    look_up(channel, id, ShowFlags::RQLEN, |_| {})
+}
+
+/// The queue of one listener and who is in it: for each connection the inode of the client's socket, 0 once that is closed, the
+/// head of the queue first, added to `clients`. False instead of a list where the queue is too long for one.
+///
+/// # Errors
+/// What [`Channel::ask`] says.
+pub fn pending(
+    channel: &mut Channel,
+    id: SocketId,
+    clients: &mut Vec<u32>,
+) -> Result<Option<(Queue, bool)>, Error> {
+    let start = clients.len();
+    let mut listed = false;
+    // Never in a dump: a list that does not fit ends the dump without a word, and every later listener is missing.
+    let show = ShowFlags::RQLEN | ShowFlags::ICONS;
+    let asked = look_up(channel, id, show, |reply| {
+        if let Some(list) = reply.pending_connections() {
+            clients.extend_from_slice(list);
+            listed = true;
+        }
+    });
+    let queue = match asked {
+        Err(Error::Refused(Errno::MSGSIZE)) => queue(channel, id)?,
+        other => other?,
+    };
+    let Some(mut queue) = queue else {
+        clients.truncate(start);
+        return Ok(None);
+    };
+    // The kernel takes the length a moment after the list: the list's own is the one of its moment.
+    let length = u32::try_from(clients.len() - start).unwrap_or(u32::MAX);
+    if listed && length <= LONGEST_LIST {
+        queue.depth = length;
+        return Ok(Some((queue, true)));
+    }
+    clients.truncate(start);
+    Ok(Some((queue, false)))
+}
+
+fn look_up(
+    channel: &mut Channel,
+    id: SocketId,
+    show_flags: ShowFlags,
+    mut each: impl FnMut(&UnixResponse),
+) -> Result<Option<Queue>, Error> {
     let request = UnixRequest {
         state_flags: StateFlags::LISTEN,
         inode: id.inode,
-        show_flags: ShowFlags::RQLEN,
+        show_flags,
         cookie: id.cookie,
     };
     let mut found = None;
     let asked = channel.ask(SockDiagMessage::UnixRequest(request), Ask::One, |reply| {
         found = parse(&reply).filter(|listener| listener.id == id);
+        if let SockDiagMessage::UnixResponse(reply) = &reply {
+            each(reply);
+        }
     });
     match asked {
         Ok(()) => Ok(found.map(|listener| listener.queue)),
@@ -148,5 +202,80 @@ fn file(vfs: &Vfs) -> FileId {
         major: device >> 20,
         minor: device & 0xf_ffff,
         inode: number(inode),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::{UnixListener as Listener, UnixStream};
+
+    fn inode(socket: &impl std::os::fd::AsFd) -> u32 {
+        u32::try_from(rustix::fs::fstat(socket).unwrap().st_ino).unwrap()
+    }
+
+    /// A listener with a backlog of `backlog` and no file.
+    fn listen(backlog: i32) -> (Listener, std::os::unix::net::SocketAddr) {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketType, bind, listen, socket};
+        let socket = socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+        bind(&socket, &SocketAddrUnix::new_unnamed()).unwrap();
+        listen(&socket, backlog).unwrap();
+        let listener = Listener::from(socket);
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    fn id(channel: &mut Channel, listener: &Listener) -> SocketId {
+        let (inode, mut id) = (inode(listener), None);
+        list(channel, Show::Queue, |found| {
+            if found.id.inode == inode {
+                id = Some(found.id);
+            }
+        })
+        .unwrap();
+        id.unwrap()
+    }
+
+    #[test]
+    fn clients_are_listed_head_first_and_those_that_went_away_as_zero() {
+        let (listener, address) = listen(5);
+        let mut channel = Channel::open().unwrap();
+        let id = id(&mut channel, &listener);
+        let mut clients = vec![7];
+        let mut pending = |clients: &mut Vec<u32>| {
+            let (queue, listed) = pending(&mut channel, id, clients).unwrap().unwrap();
+            (queue.depth, queue.backlog, listed)
+        };
+        assert_eq!(pending(&mut clients), (0, 5, true));
+        let streams = [(); 3].map(|()| UnixStream::connect_addr(&address).unwrap());
+        let [first, second, third] = streams.each_ref().map(inode);
+        assert_eq!(pending(&mut clients), (3, 5, true));
+        assert_eq!(clients, [7, first, second, third]);
+        let [_, second, _] = streams;
+        drop(second);
+        clients.clear();
+        assert_eq!(pending(&mut clients), (3, 5, true));
+        assert_eq!(clients, [first, 0, third]);
+    }
+
+    #[test]
+    fn a_queue_that_is_too_long_to_list_still_has_a_depth() {
+        let (listener, address) = listen(2000);
+        let mut channel = Channel::open().unwrap();
+        let id = id(&mut channel, &listener);
+        let mut clients = Vec::new();
+        let connect = |number| -> Vec<UnixStream> {
+            (0..number)
+                .map(|_| UnixStream::connect_addr(&address).unwrap())
+                .collect()
+        };
+        let mut streams = connect(LONGEST_LIST);
+        let mut listed = || pending(&mut channel, id, &mut clients).unwrap().unwrap();
+        assert_eq!((listed().0.depth, listed().1), (900, true));
+        streams.extend(connect(1));
+        assert_eq!((listed().0.depth, listed().1), (901, false));
+        streams.extend(connect(1099));
+        assert_eq!((listed().0.depth, listed().1), (2000, false));
+        assert_eq!(clients.len(), 1800);
     }
 }

@@ -1,19 +1,24 @@
 //! What samples add up to. Pure: samples with their instants come in, figures and events come out. It never reads a clock or does I/O.
 
 mod event;
+mod follower;
 mod histogram;
 mod peak;
 mod queue;
+mod waits;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub use event::{Event, Found};
+pub use follower::{Follower, Step, Wait};
 pub use histogram::Histogram;
 pub use peak::Peak;
 pub use queue::{ListenerLedger, Totals, UTILIZATION};
+pub use waits::{WAIT, WaitTotals, Waits};
 
 use crate::sample::{Absence, Presence, Sample, Slow, Source, Watched};
+use waits::Followers;
 
 /// Upper bounds of the histogram of a round's duration, in seconds.
 pub const SAMPLE_DURATION: &[f64] = &[
@@ -32,7 +37,8 @@ pub struct Ledger {
     interval: Duration,
     peak_window: Duration,
     view: View,
-    noted: BTreeMap<String, Noted>,
+    /// What each listener of the view needs besides, by the same label.
+    books: BTreeMap<String, Books>,
     /// Names in the order in which they went away; the oldest is forgotten first.
     retired: VecDeque<(ListenerLedger, Noted)>,
     failures: BTreeMap<Source, String>,
@@ -69,6 +75,13 @@ pub struct SourceFigures {
     pub errors: u64,
 }
 
+/// What is kept of a listener, and no scrape needs.
+#[derive(Debug, Default)]
+struct Books {
+    noted: Noted,
+    followers: Followers,
+}
+
 /// When each kind of event was last noted of a listener.
 #[derive(Debug, Clone, Default)]
 struct Noted {
@@ -97,7 +110,7 @@ impl Ledger {
                 ignored_listeners: 0,
                 last_sample: None,
             },
-            noted: BTreeMap::new(),
+            books: BTreeMap::new(),
             retired: VecDeque::new(),
             failures: BTreeMap::new(),
             events: Vec::new(),
@@ -157,11 +170,15 @@ impl Ledger {
         let name = &watched.listener.name;
         if !self.view.listeners.contains_key(name) {
             let (ledger, noted) = self.unretire(watched);
+            let books = Books {
+                noted,
+                followers: Followers::default(),
+            };
             self.view.listeners.insert(name.clone(), ledger);
-            self.noted.insert(name.clone(), noted);
+            self.books.insert(name.clone(), books);
         }
-        let (Some(ledger), Some(noted)) =
-            (self.view.listeners.get_mut(name), self.noted.get_mut(name))
+        let (Some(ledger), Some(Books { noted, followers })) =
+            (self.view.listeners.get_mut(name), self.books.get_mut(name))
         else {
             return;
         };
@@ -173,6 +190,7 @@ impl Ledger {
             &watched.presence,
             &watched.readings,
         );
+        ledger.observe_waits(at, &watched.waiting, followers);
         let somaxconn = self.view.slow.settings.somaxconn;
         let listener = || watched.listener.clone();
         let mut event = None;
@@ -226,8 +244,8 @@ impl Ledger {
             .cloned()
             .collect();
         for name in gone {
-            let (Some(mut ledger), Some(mut noted)) =
-                (self.view.listeners.remove(&name), self.noted.remove(&name))
+            let (Some(mut ledger), Some(Books { mut noted, .. })) =
+                (self.view.listeners.remove(&name), self.books.remove(&name))
             else {
                 continue;
             };
@@ -269,7 +287,7 @@ mod tests {
     use super::*;
     use crate::kernel::SocketId;
     use crate::listener::{Address, Listener};
-    use crate::sample::Reading;
+    use crate::sample::{Reading, Waiting};
     use std::sync::Arc;
 
     fn ledger() -> Ledger {
@@ -290,6 +308,7 @@ mod tests {
                 backlog: 5,
                 drops: None,
             }],
+            waiting: Waiting::default(),
         }
     }
 
@@ -334,7 +353,7 @@ mod tests {
             ledger.book(&sample(u64::from(number), vec![watched(&name, number, 0)]));
         }
         assert_eq!(ledger.retired.len(), RETIRED);
-        assert_eq!(ledger.noted.len(), 1);
+        assert_eq!(ledger.books.len(), 1);
         assert_eq!(ledger.events.len(), PENDING_EVENTS);
     }
 

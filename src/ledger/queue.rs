@@ -6,9 +6,10 @@ use std::time::Duration;
 use super::event::Found;
 use super::histogram::Histogram;
 use super::peak::Peak;
+use super::waits::{Followers, WaitTotals, Waits};
 use crate::kernel::SocketId;
-use crate::listener::Listener;
-use crate::sample::{Presence, Reading};
+use crate::listener::{Address, Listener};
+use crate::sample::{Presence, Reading, Waiting};
 
 /// Upper bounds of the utilization histogram.
 pub const UTILIZATION: &[f64] = &[0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0];
@@ -24,6 +25,8 @@ pub struct ListenerLedger {
     pub presence: Presence,
     /// Its sockets in the last round; empty unless present.
     pub readings: Vec<Reading>,
+    /// Who waits in its queues.
+    pub waits: Waits,
     /// What was added up; absent until it was seen once.
     pub totals: Option<Totals>,
 }
@@ -43,6 +46,8 @@ pub struct Totals {
     pub drops: Option<u64>,
     /// Times that other sockets had taken the address over.
     pub replacements: u64,
+    /// Of unix listeners, what the waits in the queue add up to.
+    pub waits: Option<WaitTotals>,
     was_full: bool,
     /// The sockets that served the address when it was last taken over.
     origin: Vec<SocketId>,
@@ -63,6 +68,7 @@ impl ListenerLedger {
             listener,
             presence: Presence::Unknown,
             readings: Vec::new(),
+            waits: Waits::default(),
             totals: None,
         }
     }
@@ -150,6 +156,30 @@ impl ListenerLedger {
         totals.book_drops(readings);
         change
     }
+
+    /// Follows the connections in the queues that the last observation saw.
+    pub(super) fn observe_waits(
+        &mut self,
+        at: Duration,
+        waiting: &Waiting,
+        followers: &mut Followers,
+    ) {
+        self.waits = match (&self.presence, &self.listener.address, &mut self.totals) {
+            (Presence::Up, Address::Unix(_), Some(totals)) => {
+                let totals = totals.waits.get_or_insert_default();
+                followers.follow(at, &self.readings, waiting, totals)
+            }
+            (Presence::Up, ..) => Waits::of_tcp(self.depth(), waiting),
+            (Presence::Unknown, ..) => {
+                followers.miss();
+                Waits::default()
+            }
+            _ => {
+                followers.clear();
+                Waits::default()
+            }
+        };
+    }
 }
 
 impl Totals {
@@ -161,6 +191,7 @@ impl Totals {
             full_episodes: 0,
             drops: None,
             replacements: 0,
+            waits: None,
             was_full: false,
             origin: Vec::new(),
             drops_seen: Vec::new(),
@@ -217,7 +248,6 @@ impl Totals {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::listener::Address;
     use crate::sample::Absence;
 
     const INTERVAL: Duration = Duration::from_millis(10);

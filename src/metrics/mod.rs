@@ -32,7 +32,7 @@ mod tests {
     use super::*;
     use crate::ledger::Ledger;
     use crate::listener::{Address, Listener, UnixName};
-    use crate::sample::{Presence, Sample, Watched};
+    use crate::sample::{Presence, Sample, Waiting, Watched};
     use std::collections::BTreeSet;
     use std::sync::Arc;
     use std::time::Duration;
@@ -62,6 +62,7 @@ mod tests {
                 listener: Arc::new(listener),
                 presence: Presence::Up,
                 readings: Vec::new(),
+                waiting: Waiting::default(),
             }],
             ..Sample::default()
         });

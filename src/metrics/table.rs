@@ -1,13 +1,15 @@
 //! The table. README's is generated from it, and dashboard, alerts and golden pages are checked against it.
 
 use super::family::{Family, Kind, Metric};
-use crate::ledger::{ListenerLedger, Totals, View};
+use crate::ledger::{ListenerLedger, Totals, View, WaitTotals};
 use crate::sample::{Presence, Slow};
 
 const LISTENER: &[&str] = &["listener"];
 const NONE: &[&str] = &[];
 const FOUND: &str = "the listener is found";
 const SEEN: &str = "the listener was found at least once";
+const LISTED: &str = "the listener is found and its queue could be listed";
+const UNIX_SEEN: &str = "unix, the listener was found at least once";
 const ALWAYS: &str = "always";
 const SYSCTL: &str = "the setting can be read";
 const NETSTAT: &str = "the counter can be read";
@@ -118,6 +120,62 @@ pub const TABLE: &[Metric] = &[
         when: SEEN,
         help: "Times that the listener was seen to become full. Episodes shorter than a sample interval may be missed.",
         collect: |view, out| out.each(view, |l| total(l, |t| count(t.full_episodes))),
+    },
+    Metric {
+        name: "listen_queue_oldest_wait_seconds",
+        kind: Kind::Gauge,
+        labels: LISTENER,
+        when: LISTED,
+        help: "Time that the connection at the head of the queue has waited for accept(), at least; of several sockets the longest, 0 when empty. Unix: since the sample that saw it first, so short by at most one interval if the exporter saw it come. TCP: at the last look, at most --sample.tcp-interval ago, exact to a tick of the kernel; connections that were reset are not seen. Kernel: UNIX_DIAG_ICONS, tcpi_last_data_sent.",
+        collect: |view, out| {
+            out.each(view, |l| l.waits.oldest.map(|wait| wait.as_secs_f64()));
+        },
+    },
+    Metric {
+        name: "listen_queue_wait_seconds",
+        kind: Kind::Histogram,
+        labels: LISTENER,
+        when: UNIX_SEEN,
+        help: "Time in the queue of connections that were in it at a sample and have left it. An estimate, off by at most one interval; waits shorter than an interval are mostly unseen. Kernel: UNIX_DIAG_ICONS.",
+        collect: |view, out| {
+            for (name, ledger) in &view.listeners {
+                out.push_histogram(&[name], wait_totals(ledger).map(|waits| &waits.waited));
+            }
+        },
+    },
+    Metric {
+        name: "listen_queue_unanchored_rounds_total",
+        kind: Kind::Counter,
+        labels: LISTENER,
+        when: UNIX_SEEN,
+        help: "Samples whose queue has no connection in common with the sample before (it was empty, or turned over whole) or was too long to list (over 900): connections may have come and gone between the two that listen_queue_wait_seconds misses. An idle listener counts every sample.",
+        collect: |view, out| {
+            out.each(view, |l| Some(count(wait_totals(l)?.unanchored_rounds)));
+        },
+    },
+    Metric {
+        name: "listen_queue_abandoned_connections",
+        kind: Kind::Gauge,
+        labels: LISTENER,
+        when: LISTED,
+        help: "Connections in the queue whose client has already gone; the application will accept them all the same. TCP: those that closed their end, at the last look; those that reset the connection are not seen. Kernel: zeros in UNIX_DIAG_ICONS, state CLOSE_WAIT.",
+        collect: |view, out| out.each(view, |l| l.waits.abandoned.map(count)),
+    },
+    Metric {
+        name: "listen_queue_blocked_connects",
+        kind: Kind::Gauge,
+        labels: LISTENER,
+        when: "unix, the listener is found and /proc/net/unix can be read",
+        help: "connect() calls that sleep because the queue is full, as of the last look at most 0.1 s ago; 0 while it is not full. Connects that do not block (nginx) never sleep: they fail. Kernel: RefCount of /proc/net/unix less the listener's own two.",
+        collect: |view, out| out.each(view, |l| l.waits.blocked.map(count)),
+    },
+    Metric {
+        name: "listen_queue_syn_queue_depth",
+        kind: Kind::Gauge,
+        labels: LISTENER,
+        when: "TCP, the accept queue is not empty",
+        help: "Half-open connections, whose handshake is going on, at the last look, at most --sample.tcp-interval ago. There is no look while the accept queue is empty. Kernel: sockets in state SYN_RECV.",
+        collect: |view, out| out.each(view, |l| l.waits.half_open.map(count)),
     },
     Metric {
         name: "listen_queue_listener_drops_total",
@@ -349,6 +407,10 @@ fn found(ledger: &ListenerLedger, value: u64) -> Option<f64> {
 
 fn total(ledger: &ListenerLedger, value: impl Fn(&Totals) -> f64) -> Option<f64> {
     ledger.totals.as_ref().map(value)
+}
+
+fn wait_totals(ledger: &ListenerLedger) -> Option<&WaitTotals> {
+    ledger.totals.as_ref()?.waits.as_ref()
 }
 
 fn setting(view: &View, out: &mut Family, value: impl Fn(&Slow) -> Option<u32>) {

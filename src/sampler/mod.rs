@@ -2,6 +2,8 @@
 //!
 //! It never formats, serves, or waits for a scrape; the ledger's lock is held by either side for microseconds.
 
+mod blocked;
+mod looks;
 mod plan;
 mod sockets;
 mod watch;
@@ -23,6 +25,8 @@ use crate::kernel::process::ProcessReader;
 use crate::kernel::sysctl::Sysctls;
 use crate::ledger::{Event, Ledger};
 use crate::sample::{Sample, Slow, Source};
+use blocked::Blocked;
+use looks::Looks;
 use sockets::Sockets;
 use watch::Watcher;
 
@@ -36,6 +40,8 @@ const STACK: usize = 256 * 1024;
 pub struct Config {
     /// Time between rounds.
     pub interval: Duration,
+    /// Time between looks at who waits in TCP queues.
+    pub tcp_interval: Duration,
     /// What to look at.
     pub watch: Watch,
     /// Where procfs is mounted.
@@ -106,6 +112,8 @@ struct Sampler {
     sample: Sample,
     sockets: Sockets,
     watcher: Watcher,
+    blocked: Blocked,
+    looks: Looks,
     slow: SlowReader,
     next_listing: Duration,
 }
@@ -117,6 +125,8 @@ impl Sampler {
             sample: Sample::default(),
             sockets: Sockets::default(),
             watcher: Watcher::new(config.watch, &config.procfs),
+            blocked: Blocked::new(&config.procfs),
+            looks: Looks::new(config.tcp_interval, config.interval),
             slow: SlowReader::new(&config.procfs),
             next_listing: Duration::ZERO,
         }
@@ -127,6 +137,7 @@ impl Sampler {
         (sample.at, sample.late) = (started, late);
         sample.outcomes.clear();
         sample.slow = None;
+        self.sockets.begin();
         let listing_is_due = started >= self.next_listing;
         if listing_is_due || !self.sockets.read(&mut sample.outcomes) {
             self.sockets.list(&mut sample.outcomes);
@@ -136,7 +147,13 @@ impl Sampler {
             self.next_listing = started + LISTING_INTERVAL;
             sample.slow = Some(self.slow.read(&mut sample.outcomes));
         }
-        self.watcher.fill(&self.sockets, &mut sample.listeners);
+        self.sockets.list_queues(&mut sample.outcomes);
+        self.blocked
+            .look(started, &self.sockets, &mut sample.outcomes);
+        self.watcher
+            .fill(&self.sockets, &self.blocked, &mut sample.listeners);
+        self.watcher
+            .look(&mut self.looks, &mut self.sockets, sample);
         sample.took = now().saturating_sub(started);
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use super::plan::{self, Plan};
 use crate::kernel::SocketId;
-use crate::kernel::inet::{self, Bound, Family, TcpListener};
+use crate::kernel::inet::{self, Bound, Family, Member, TcpListener};
 use crate::kernel::sock_diag::{Channel, Error};
 use crate::kernel::unix::{self, Show, UnixListener};
 use crate::listener::Address;
@@ -31,6 +31,8 @@ pub(super) struct Sockets {
     /// TCP sockets that an exact lookup does not find though they live: another of their address is preferred.
     hidden: Vec<SocketId>,
     round: u64,
+    /// The clients of this round's listed queues.
+    clients: Vec<u32>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +41,16 @@ struct Socket {
     kind: Kind,
     /// The round that read it last.
     seen: u64,
+    listed: Listed,
+}
+
+/// Whether this round knows who is in a unix socket's queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Listed {
+    NotYet,
+    /// As many of the clients as the queue is deep, from this index on.
+    From(usize),
+    TooLong,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +60,17 @@ enum Kind {
 }
 
 impl Sockets {
+    /// Begins a round.
+    pub(super) fn begin(&mut self) {
+        self.round += 1;
+        self.clients.clear();
+        for socket in &mut self.watched {
+            socket.listed = Listed::NotYet;
+        }
+    }
+
     /// Reads every watched socket. False when one is gone: then a listing tells what became of it.
     pub(super) fn read(&mut self, outcomes: &mut Outcomes) -> bool {
-        self.round += 1;
         let mut found = true;
         if self.unix_plan != Plan::Nothing && !self.unix_failed {
             let outcome = match self.unix_plan {
@@ -76,6 +96,23 @@ impl Sockets {
         found
     }
 
+    /// Lists the queues of unix sockets that are not empty and were not listed on the way.
+    pub(super) fn list_queues(&mut self, outcomes: &mut Outcomes) {
+        let round = self.round;
+        let is_due = |socket: &Socket| {
+            socket.kind == Kind::Unix
+                && socket.seen == round
+                && socket.listed == Listed::NotYet
+                && may_be_listed(socket.reading.depth)
+        };
+        if self.unix_failed || !self.watched.iter().any(is_due) {
+            return;
+        }
+        let outcome = self.look_up(is_due);
+        self.unix_failed = outcome.is_err();
+        self.report(Source::UnixDiag, outcome.map(|_| ()), outcomes);
+    }
+
     /// Lists every listening socket of the namespace.
     pub(super) fn list(&mut self, outcomes: &mut Outcomes) {
         let unix = self.list_unix();
@@ -99,6 +136,7 @@ impl Sockets {
                 reading: unix_reading(listener.id, listener.queue),
                 kind: Kind::Unix,
                 seen: round,
+                listed: Listed::NotYet,
             });
         let tcp = tcp
             .filter_map(|index| self.tcp.get(index))
@@ -106,6 +144,7 @@ impl Sockets {
                 reading: tcp_reading(listener.id, listener.queue),
                 kind: Kind::Tcp(listener.bound),
                 seen: round,
+                listed: Listed::NotYet,
             });
         let mut watched: Vec<Socket> = unix.chain(tcp).collect();
         watched.sort_unstable_by_key(|socket| socket.reading.id);
@@ -123,15 +162,62 @@ impl Sockets {
         }
     }
 
-    /// The newest reading of a watched socket.
-    pub(super) fn reading(&self, id: SocketId) -> Option<Reading> {
+    /// The newest reading of a watched socket, and of a unix socket this round's list of its queue, unless that is too long.
+    pub(super) fn reading(&self, id: SocketId) -> Option<(Reading, Option<&[u32]>)> {
         let index = self
             .watched
             .binary_search_by_key(&id, |socket| socket.reading.id);
-        index
-            .ok()
-            .and_then(|index| self.watched.get(index))
-            .map(|socket| socket.reading)
+        let socket = index.ok().and_then(|index| self.watched.get(index))?;
+        let clients = match socket.listed {
+            _ if socket.reading.depth == 0 => Some([].as_slice()),
+            Listed::From(start) => self.clients.get(start..).and_then(|clients| {
+                clients.get(..usize::try_from(socket.reading.depth).unwrap_or(usize::MAX))
+            }),
+            Listed::TooLong | Listed::NotYet => None,
+        };
+        Some((socket.reading, clients))
+    }
+
+    /// The watched unix sockets whose queue is full, by id.
+    pub(super) fn full_unix(&self) -> impl Iterator<Item = SocketId> {
+        let is_full = |socket: &&Socket| socket.kind == Kind::Unix && socket.reading.full();
+        self.watched
+            .iter()
+            .filter(is_full)
+            .map(|socket| socket.reading.id)
+    }
+
+    /// Whether this socket is watched and its queue is full.
+    pub(super) fn is_full(&self, id: SocketId) -> bool {
+        self.reading(id).is_some_and(|(reading, _)| reading.full())
+    }
+
+    /// Where a watched TCP socket listens.
+    pub(super) fn bound(&self, id: SocketId) -> Option<Bound> {
+        let place = self.tcp.binary_search_by_key(&id, |listener| listener.id);
+        let listener = place.ok().and_then(|place| self.tcp.get(place))?;
+        Some(listener.bound)
+    }
+
+    /// Where TCP sockets listen on a port, watched or not; shared addresses more than once.
+    pub(super) fn listening_at(&self, family: Family, port: u16) -> impl Iterator<Item = Bound> {
+        let bounds = self.tcp.iter().map(|listener| listener.bound);
+        bounds.filter(move |bound| bound.family() == family && bound.address.port() == port)
+    }
+
+    /// Hands out the connections of a port that no application has accepted yet. False when that failed.
+    pub(super) fn members(
+        &mut self,
+        family: Family,
+        port: u16,
+        outcomes: &mut Outcomes,
+        each: impl FnMut(Member),
+    ) -> bool {
+        let channel = open(&mut self.channel);
+        let outcome = channel.and_then(|channel| inet::members(channel, family, port, each));
+        let done = outcome.is_ok();
+        self.report(Source::InetDiag, outcome, outcomes);
+        done
     }
 
     /// A TCP socket that a lookup did not find and the listing did is hidden from lookups; the others are gone.
@@ -192,6 +278,19 @@ impl Sockets {
             }
             let id = socket.reading.id;
             let reading = match socket.kind {
+                // Asked with the lookup itself, the list costs next to nothing. An empty queue needs none.
+                Kind::Unix if may_be_listed(socket.reading.depth) => {
+                    let start = self.clients.len();
+                    let pending = unix::pending(channel, id, &mut self.clients)?;
+                    pending.map(|(queue, listed)| {
+                        socket.listed = if listed {
+                            Listed::From(start)
+                        } else {
+                            Listed::TooLong
+                        };
+                        unix_reading(id, queue)
+                    })
+                }
                 Kind::Unix => unix::queue(channel, id)?.map(|queue| unix_reading(id, queue)),
                 Kind::Tcp(bound) => {
                     inet::queue(channel, id, bound)?.map(|queue| tcp_reading(id, queue))
@@ -318,6 +417,11 @@ fn book(watched: &mut [Socket], round: u64, reading: Reading) {
     if let Some(socket) = index.ok().and_then(|index| watched.get_mut(index)) {
         (socket.reading, socket.seen) = (reading, round);
     }
+}
+
+/// Whether a queue that was this deep is worth a list, and not too long for one.
+fn may_be_listed(depth: u32) -> bool {
+    (1..=unix::LONGEST_LIST).contains(&depth)
 }
 
 fn unix_reading(id: SocketId, queue: unix::Queue) -> Reading {

@@ -1,16 +1,19 @@
 //! Which of the listed sockets belong to which listener: those that the user named, or all that discovery finds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
 use regex_lite::Regex;
 
+use super::blocked::Blocked;
+use super::looks::Looks;
 use super::sockets::Sockets;
 use crate::kernel::SocketId;
+use crate::kernel::inet::Bound;
 use crate::kernel::mount::{Resolver, Unresolved};
 use crate::listener::{Address, Listener, PathTarget, UnixName, match_tcp, match_unix};
-use crate::sample::{Absence, Presence, Sample, Watched};
+use crate::sample::{Absence, Presence, Sample, Waiting, Watched};
 
 /// What to look at.
 #[derive(Debug)]
@@ -39,6 +42,8 @@ pub(super) struct Watcher {
     resolver: Resolver,
     /// The sockets of each of the sample's listeners.
     members: Vec<Vec<SocketId>>,
+    /// Where each of the sample's listeners listens, if it is a TCP listener.
+    bounds: Vec<Vec<Bound>>,
 }
 
 /// Indexes into the listing of one kind.
@@ -54,6 +59,7 @@ impl Watcher {
             watch,
             resolver: Resolver::new(procfs),
             members: Vec::new(),
+            bounds: Vec::new(),
         }
     }
 
@@ -115,29 +121,73 @@ impl Watcher {
                 unix.chain(tcp).collect()
             })
             .collect();
+        self.bounds = self
+            .members
+            .iter()
+            .map(|members| {
+                let bounds = members.iter().filter_map(|id| sockets.bound(*id));
+                bounds.collect::<HashSet<_>>().into_iter().collect()
+            })
+            .collect();
         sample.listeners = found
             .into_iter()
             .map(|(listener, _, presence)| Watched {
                 listener,
                 presence,
                 readings: Vec::new(),
+                waiting: Waiting::default(),
             })
             .collect();
         sockets.watch(unix.into_iter(), tcp.into_iter());
     }
 
     /// Copies the newest readings into the sample.
-    pub(super) fn fill(&self, sockets: &Sockets, listeners: &mut [Watched]) {
+    pub(super) fn fill(&self, sockets: &Sockets, blocked: &Blocked, listeners: &mut [Watched]) {
         for (watched, members) in listeners.iter_mut().zip(&self.members) {
+            let waiting = &mut watched.waiting;
             watched.readings.clear();
+            waiting.listed.clear();
+            waiting.clients.clear();
+            (waiting.blocked, waiting.tcp) = (None, None);
             if sockets.failed(&watched.listener.address) {
                 watched.presence = Presence::Unknown;
-            } else {
-                let readings = members.iter().filter_map(|id| sockets.reading(*id));
-                watched.readings.extend(readings);
+                continue;
+            }
+            for (reading, clients) in members.iter().filter_map(|id| sockets.reading(*id)) {
+                watched.readings.push(reading);
+                waiting.listed.push(clients.is_some());
+                waiting.clients.extend(clients.unwrap_or_default());
+            }
+            waiting.blocked = match watched.listener.address {
+                Address::Unix(_) => sum(watched.readings.iter().map(|r| blocked.before(r))),
+                Address::Tcp(_) | Address::TcpPort(_) => None,
+            };
+        }
+    }
+
+    /// Looks at who waits in the TCP queues that the sample found not to be empty.
+    pub(super) fn look(&self, looks: &mut Looks, sockets: &mut Sockets, sample: &mut Sample) {
+        for (watched, bounds) in sample.listeners.iter().zip(&self.bounds) {
+            for bound in bounds {
+                if watched.occupied() {
+                    looks.want(*bound);
+                } else {
+                    looks.empty(*bound);
+                }
+            }
+        }
+        looks.take(sample.at, sockets, &mut sample.outcomes);
+        for (watched, bounds) in sample.listeners.iter_mut().zip(&self.bounds) {
+            if !bounds.is_empty() && watched.occupied() {
+                watched.waiting.tcp = looks.found(bounds);
             }
         }
     }
+}
+
+/// The sum, if every part is known.
+fn sum(mut parts: impl Iterator<Item = Option<u32>>) -> Option<u64> {
+    parts.try_fold(0, |sum, part| Some(sum + u64::from(part?)))
 }
 
 type Found = (Arc<Listener>, Members, Presence);

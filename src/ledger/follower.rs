@@ -1,0 +1,427 @@
+//! Follows the connections of one unix socket's queue from list to list. Pure: lists and their instants come in, waits go out.
+//!
+//! The kernel lists a queue head first, each connection by the inode of its client's socket, or by 0 once the client has gone
+//! (`UNIX_DIAG_ICONS`). The queue is first in, first out, and a client's inode is in it once. So what is left of the list before
+//! is its end, and stands at the beginning of the new one; one client that is in both tells how far the queue has moved. That is
+//! an anchor, and with one nothing can have come and gone unseen: whoever came later is still behind it.
+//!
+//! Without an anchor nothing is invented. Zeros at the beginning of a list may be connections of the list before whose clients
+//! have gone since, or others.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// One socket's queue as it was listed last.
+#[derive(Debug, Default)]
+pub struct Follower {
+    /// Head first.
+    queue: VecDeque<Entry>,
+    /// When that was; none before the first list.
+    at: Option<Duration>,
+    /// Whether there were rounds without a list since then.
+    gap: bool,
+    abandoned: usize,
+    /// Whether the head may have been in the queue for longer than is known.
+    head_is_doubtful: bool,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    /// Inode of the client's socket, 0 once it has gone.
+    client: u32,
+    first_seen: Duration,
+    /// When the queue was last listed without it.
+    last_not_seen: Option<Duration>,
+    /// Whether that was the round before, so that it is known to a round when it came.
+    came_between_rounds: bool,
+}
+
+/// What became of the queue between two lists.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Whether a connection that is in both lists tells how far the queue has moved. Then the numbers below are exact; else they
+    /// are the least that must have been.
+    pub anchored: bool,
+    /// Connections that came.
+    pub came: usize,
+    /// Connections that left.
+    pub left: usize,
+}
+
+/// How long a connection has been in the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// Since it was first seen.
+    pub at_least: Duration,
+    /// Since the queue was last listed without it; unknown if it was there from the first list on.
+    pub at_most: Option<Duration>,
+}
+
+impl Follower {
+    /// Takes the list of the round that started at `at`. Hands out the time in the queue of each connection that left it since the
+    /// round before, if it is known to a round when it came: the middle of what is possible, off by half a round at each end.
+    pub fn follow(
+        &mut self,
+        at: Duration,
+        clients: &[u32],
+        mut waited: impl FnMut(Duration),
+    ) -> Step {
+        let before = self.at.replace(at);
+        let gap = std::mem::take(&mut self.gap);
+        let successive = before.filter(|_| !gap);
+        let held = self.queue.len();
+        self.abandoned = clients.iter().filter(|client| **client == 0).count();
+        let anchor = self.anchor(clients);
+        // Without an anchor, whoever is still there has lost its client: it stands at the beginning, and at the end of the list before.
+        let zeros = || clients.iter().take_while(|client| **client == 0).count();
+        let doubtful = anchor.map_or_else(|| zeros().min(held), |_| 0);
+        let left = anchor.unwrap_or(held - doubtful);
+        if let Some(before) = successive {
+            for entry in self.queue.iter().take(left) {
+                if let Some(wait) = entry.waited(before, at) {
+                    waited(wait);
+                }
+            }
+        }
+        self.queue.drain(..left);
+        let stayed = self.queue.len();
+        for (entry, client) in self.queue.iter_mut().zip(clients) {
+            entry.client = *client;
+            if anchor.is_none() {
+                (entry.first_seen, entry.came_between_rounds) = (at, false);
+            }
+        }
+        let came = clients.iter().skip(stayed);
+        self.queue.extend(came.map(|client| Entry {
+            client: *client,
+            first_seen: at,
+            last_not_seen: before,
+            came_between_rounds: successive.is_some(),
+        }));
+        self.head_is_doubtful = doubtful > 0;
+        Step {
+            anchored: anchor.is_some(),
+            came: clients.len() - stayed,
+            left,
+        }
+    }
+
+    /// Takes note of a round without a list.
+    pub fn miss(&mut self) {
+        self.gap = true;
+    }
+
+    /// How long the connection at the head has waited at the round that started at `now`; nothing if the queue is empty, none if
+    /// the last list leaves it open which connection that is.
+    #[must_use]
+    pub fn oldest(&self, now: Duration) -> Option<Wait> {
+        match self.queue.front() {
+            None => Some(Wait {
+                at_least: Duration::ZERO,
+                at_most: Some(Duration::ZERO),
+            }),
+            Some(_) if self.head_is_doubtful => None,
+            Some(head) => Some(Wait {
+                at_least: now.saturating_sub(head.first_seen),
+                at_most: head.last_not_seen.map(|seen| now.saturating_sub(seen)),
+            }),
+        }
+    }
+
+    /// Connections in the queue whose client has gone.
+    #[must_use]
+    pub fn abandoned(&self) -> usize {
+        self.abandoned
+    }
+
+    /// How many connections left the head of the queue, if an anchor tells.
+    fn anchor(&self, clients: &[u32]) -> Option<usize> {
+        // Those that stayed come first, so the first client of the list is one of them, or none is.
+        let place = clients.iter().position(|client| *client != 0)?;
+        let client = clients.get(place)?;
+        let held = self.queue.iter().position(|e| e.client == *client)?;
+        let left = held.checked_sub(place)?;
+        let stayed = self.queue.len() - left;
+        // A number that was given to another socket since does not fit the neighbours.
+        let fits = |(entry, client): (&Entry, &u32)| *client == 0 || *client == entry.client;
+        let all_fit = || self.queue.range(left..).zip(clients).all(fits);
+        (stayed <= clients.len() && all_fit()).then_some(left)
+    }
+}
+
+impl Entry {
+    /// The middle of the longest and the shortest time between coming and going, if both are known to a round. It was last seen at
+    /// `before` and is gone at `at`.
+    fn waited(&self, before: Duration, at: Duration) -> Option<Duration> {
+        let last_not_seen = self.last_not_seen.filter(|_| self.came_between_rounds)?;
+        let longest = at.saturating_sub(last_not_seen);
+        let shortest = before.saturating_sub(self.first_seen);
+        Some((longest + shortest) / 2)
+    }
+}
+
+#[cfg(test)]
+#[expect(
+    clippy::unchecked_time_subtraction,
+    reason = "a test may panic where time goes back"
+)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: fn(u64) -> Duration = Duration::from_millis;
+
+    /// Follows one list after another, 10 ms apart, and tells each step and the waits in ms.
+    fn follow(lists: &[&[u32]]) -> (Follower, Vec<Step>, Vec<u128>) {
+        let (mut follower, mut waits) = (Follower::default(), Vec::new());
+        let steps = lists.iter().zip(1..).map(|(list, round)| {
+            follower.follow(MS(10 * round), list, |wait| waits.push(wait.as_millis()))
+        });
+        let steps = steps.collect();
+        (follower, steps, waits)
+    }
+
+    fn step(anchored: bool, came: usize, left: usize) -> Step {
+        Step {
+            anchored,
+            came,
+            left,
+        }
+    }
+
+    fn at_least(follower: &Follower, now_ms: u64) -> Option<Duration> {
+        follower.oldest(MS(now_ms)).map(|wait| wait.at_least)
+    }
+
+    #[test]
+    fn one_client_that_stays_tells_who_came_and_who_left() {
+        let (follower, steps, waits) = follow(&[&[], &[1, 2, 3], &[2, 3, 4], &[3, 4], &[]]);
+        let expected = [
+            step(false, 0, 0),
+            step(false, 3, 0),
+            step(true, 1, 1),
+            step(true, 0, 1),
+            step(false, 0, 2),
+        ];
+        assert_eq!(steps, expected);
+        assert_eq!(waits, [10, 20, 30, 20]);
+        assert_eq!(at_least(&follower, 60), Some(MS(0)));
+    }
+
+    #[test]
+    fn a_client_that_goes_away_keeps_its_place_and_its_age() {
+        let (follower, steps, _) = follow(&[&[], &[1, 2, 3], &[0, 2, 0], &[0, 2, 0, 4]]);
+        assert_eq!(steps[2..], [step(true, 0, 0), step(true, 1, 0)]);
+        assert_eq!(follower.abandoned(), 2);
+        let head = follower.oldest(MS(40)).unwrap();
+        assert_eq!((head.at_least, head.at_most), (MS(20), Some(MS(30))));
+    }
+
+    #[test]
+    fn a_queue_that_turned_over_whole_books_those_that_were_seen() {
+        let (follower, steps, waits) = follow(&[&[], &[1, 2], &[3, 4]]);
+        assert_eq!(steps[2], step(false, 2, 2));
+        assert_eq!(waits, [10, 10]);
+        assert_eq!(at_least(&follower, 35), Some(MS(5)));
+    }
+
+    #[test]
+    fn zeros_alone_anchor_nothing() {
+        let (follower, steps, waits) = follow(&[&[], &[1, 2, 3], &[0, 0], &[0, 0, 7], &[0, 7]]);
+        // 1 has left for certain; whether the zeros are 2 and 3 cannot be told, nor later how long they were there.
+        let expected = [step(false, 0, 1), step(false, 1, 0), step(true, 0, 1)];
+        assert_eq!(steps[2..], expected);
+        assert_eq!(waits, [10]);
+        let head = follower.oldest(MS(60)).unwrap();
+        assert_eq!((head.at_least, head.at_most), (MS(20), Some(MS(50))));
+        let (follower, ..) = follow(&[&[], &[1], &[0]]);
+        assert_eq!(follower.oldest(MS(30)), None);
+        assert_eq!(follower.abandoned(), 1);
+    }
+
+    #[test]
+    fn connections_that_were_there_at_first_have_an_age_of_at_least_and_no_wait() {
+        let (follower, steps, waits) = follow(&[&[1, 2], &[1, 2], &[2]]);
+        assert_eq!(
+            steps,
+            [step(false, 2, 0), step(true, 0, 0), step(true, 0, 1)]
+        );
+        assert!(waits.is_empty());
+        let head = follower.oldest(MS(30)).unwrap();
+        assert_eq!((head.at_least, head.at_most), (MS(20), None));
+    }
+
+    #[test]
+    fn after_rounds_without_a_list_ages_go_on_and_waits_begin_anew() {
+        let (mut follower, _, mut waits) = follow(&[&[], &[1, 2, 3]]);
+        follower.miss();
+        let mut book = |wait: Duration| waits.push(wait.as_millis());
+        let after = follower.follow(MS(1000), &[2, 3, 4], &mut book);
+        assert_eq!(after, step(true, 1, 1));
+        assert_eq!(at_least(&follower, 1000), Some(MS(980)));
+        follower.follow(MS(1010), &[5], &mut book);
+        // 2 and 3 came and left between rounds; 4 came while nobody looked.
+        assert_eq!(waits, [990, 990]);
+    }
+
+    #[test]
+    fn an_inode_that_another_socket_got_since_is_no_anchor() {
+        let (_, steps, waits) = follow(&[&[], &[7, 8, 9], &[7], &[8, 7]]);
+        assert_eq!(steps[2..], [step(false, 1, 3), step(false, 2, 1)]);
+        assert_eq!(waits, [10, 10, 10, 10]);
+    }
+
+    /// A queue as the kernel keeps it, with the truth about each connection.
+    #[derive(Default)]
+    struct Model {
+        queue: VecDeque<Connection>,
+        last_client: u32,
+        /// Since the last look.
+        came: usize,
+        left: Vec<(Connection, Duration)>,
+    }
+
+    #[derive(Clone, Copy)]
+    struct Connection {
+        client: u32,
+        came: Duration,
+        /// The first look that saw it, and the look before that if no round was missed in between.
+        first_seen: Option<(Duration, Option<Duration>)>,
+    }
+
+    /// Numbers of clients are used again and again, as inode numbers are, but not while the last list may still hold them.
+    const CLIENTS: u32 = 120;
+
+    impl Model {
+        fn come(&mut self, now: Duration) {
+            if self.queue.len() + self.left.len() + self.came < CLIENTS as usize / 2 {
+                self.last_client = self.last_client % CLIENTS + 1;
+                self.queue.push_back(Connection {
+                    client: self.last_client,
+                    came: now,
+                    first_seen: None,
+                });
+                self.came += 1;
+            }
+        }
+
+        fn leave(&mut self, now: Duration) {
+            let head = self.queue.pop_front();
+            self.left.extend(head.map(|connection| (connection, now)));
+        }
+
+        /// What can be known of the waits of those that left between the looks at `before` and `now`.
+        fn waits(&self, before: Option<Duration>, now: Duration) -> Vec<Duration> {
+            let Some(before) = before else { return vec![] };
+            let wait = |(connection, gone): &(Connection, Duration)| {
+                let (first, last_not) = connection.first_seen?;
+                let last_not = last_not?;
+                let wait = (now - last_not + (before - first)) / 2;
+                let doubt = (first - last_not + (now - before)) / 2;
+                assert!(wait.abs_diff(*gone - connection.came) <= doubt);
+                Some(wait)
+            };
+            self.left.iter().filter_map(wait).collect()
+        }
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Event {
+        Come,
+        Leave,
+        LeaveAll,
+        Abandon(proptest::sample::Index),
+        AbandonAll,
+        Look,
+        Miss,
+    }
+
+    fn events(abandon: u32) -> impl Strategy<Value = Vec<(Event, u64)>> {
+        let abandoned = any::<proptest::sample::Index>().prop_map(Event::Abandon);
+        let event = prop_oneof![
+            16 => Just(Event::Come),
+            12 => Just(Event::Leave),
+            2 => Just(Event::LeaveAll),
+            3 * abandon => abandoned,
+            abandon => Just(Event::AbandonAll),
+            10 => Just(Event::Look),
+            1 => Just(Event::Miss),
+        ];
+        proptest::collection::vec((event, 1_u64..20), 0..400)
+    }
+
+    /// Runs the events past a model and a follower that sees its lists only, and holds what it says against the truth.
+    fn check(events: Vec<(Event, u64)>, clients_go_away: bool) {
+        let (mut model, mut follower) = (Model::default(), Follower::default());
+        let (mut now, mut before, mut missed) = (MS(0), None, false);
+        for (event, pause) in events {
+            now += MS(pause);
+            match event {
+                Event::Come => model.come(now),
+                Event::Leave => model.leave(now),
+                Event::LeaveAll => (0..model.queue.len()).for_each(|_| model.leave(now)),
+                Event::Abandon(index) if !model.queue.is_empty() => {
+                    let index = index.index(model.queue.len());
+                    model.queue[index].client = 0;
+                }
+                Event::Abandon(_) => {}
+                Event::AbandonAll => model.queue.iter_mut().for_each(|c| c.client = 0),
+                Event::Miss => {
+                    follower.miss();
+                    missed = true;
+                }
+                Event::Look => {
+                    let clients: Vec<u32> = model.queue.iter().map(|c| c.client).collect();
+                    let mut waits = Vec::new();
+                    let step = follower.follow(now, &clients, |wait| waits.push(wait));
+                    if step.anchored {
+                        assert_eq!((step.came, step.left), (model.came, model.left.len()));
+                    } else {
+                        assert!(step.came <= model.came && step.left <= model.left.len());
+                    }
+                    let last = before.filter(|_| !missed);
+                    let known = model.waits(last, now);
+                    if clients_go_away {
+                        let mut known = known.iter();
+                        assert!(waits.iter().all(|wait| known.any(|k| k == wait)));
+                    } else {
+                        assert_eq!(waits, known);
+                    }
+                    let truth = model
+                        .queue
+                        .front()
+                        .map(|head| (now - head.came, head.client));
+                    match (truth, follower.oldest(now)) {
+                        (None, head) => assert_eq!(head.unwrap().at_least, MS(0)),
+                        (Some((age, _)), Some(head)) => {
+                            assert!(head.at_least <= age);
+                            assert!(head.at_most.is_none_or(|most| age <= most));
+                        }
+                        (Some((_, client)), None) => assert!(client == 0 && !step.anchored),
+                    }
+                    assert_eq!(
+                        follower.abandoned(),
+                        clients.iter().filter(|c| **c == 0).count()
+                    );
+                    for connection in &mut model.queue {
+                        connection.first_seen.get_or_insert((now, last));
+                    }
+                    (before, missed) = (Some(now), false);
+                    (model.came, model.left) = (0, Vec::new());
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn while_clients_stay_every_wait_that_can_be_known_is_told(events in events(0)) {
+            check(events, false);
+        }
+
+        #[test]
+        fn whoever_goes_away_nothing_is_told_that_is_not_so(events in events(2)) {
+            check(events, true);
+        }
+    }
+}

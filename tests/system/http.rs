@@ -1,0 +1,172 @@
+//! What is served, to whom, and how it ends.
+
+use std::io::{ErrorKind, Read, Write};
+use std::time::{Duration, Instant};
+
+use flate2::read::GzDecoder;
+use rustix::process::Signal;
+
+use crate::common::exporter::Exporter;
+use crate::common::exposition::{Page, Queue};
+use crate::common::http::{connect, get, request};
+use crate::common::namespace::Namespace;
+use crate::common::socket::Listener;
+
+#[test]
+fn the_page_is_compressed_for_whoever_asks() {
+    let _namespace = Namespace::enter();
+    let _listener = Listener::abstract_unix(b"name", 5);
+    let exporter = Exporter::start(&[]);
+    let plain = exporter.get("/metrics");
+    assert_eq!(plain.header("content-encoding"), None);
+    let answer = get(exporter.address(), "/metrics", &["Accept-Encoding: gzip"]);
+    assert_eq!(answer.header("content-encoding"), Some("gzip"));
+    assert!(answer.body.len() * 3 < plain.body.len());
+    let mut text = String::new();
+    GzDecoder::new(answer.body.as_slice())
+        .read_to_string(&mut text)
+        .unwrap();
+    let page = Page::parse(&text).unwrap();
+    assert_eq!(page.queue("unix:@name"), Queue::of(0, 5));
+    assert_eq!(page.families, Page::parse(plain.text()).unwrap().families);
+}
+
+#[test]
+fn the_landing_page_shows_the_version_the_listeners_and_the_way_to_the_metrics() {
+    let _namespace = Namespace::enter();
+    let _listener = Listener::abstract_unix(b"<b>&\"", 5);
+    let exporter = Exporter::start(&["--web.telemetry-path", "/queues"]);
+    let answer = exporter.get("/");
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        answer.header("content-type"),
+        Some("text/html; charset=utf-8")
+    );
+    let page = answer.text();
+    assert!(page.contains(env!("CARGO_PKG_VERSION")), "{page}");
+    assert!(page.contains("href=\"/queues\""), "{page}");
+    assert!(page.contains("unix:@&lt;b&gt;&amp;"), "{page}");
+    assert!(!page.contains("<b>&"), "{page}");
+    assert_eq!(exporter.get("/queues").status, 200);
+    assert_eq!(exporter.get("/metrics").status, 404);
+}
+
+#[test]
+fn health_and_readiness_are_answered_and_the_rest_is_refused() {
+    let _namespace = Namespace::enter();
+    let exporter = Exporter::start(&[]);
+    assert_eq!(exporter.get("/-/healthy").status, 200);
+    assert_eq!(exporter.get("/-/ready").status, 200);
+    assert_eq!(exporter.get("/nothing").status, 404);
+    let server = exporter.address();
+    let length = ["Content-Length: 5"];
+    assert_eq!(
+        request(server, "POST /metrics HTTP/1.1", &[], "").status,
+        405
+    );
+    assert_eq!(
+        request(server, "POST /metrics HTTP/1.1", &length, "hello").status,
+        413
+    );
+    assert_eq!(
+        request(server, "GET /metrics HTTP/1.1", &length, "hello").status,
+        413
+    );
+    let chunked = ["Transfer-Encoding: chunked"];
+    let body = "5\r\nhello\r\n0\r\n\r\n";
+    assert_eq!(
+        request(server, "GET /metrics HTTP/1.1", &chunked, body).status,
+        413
+    );
+}
+
+#[test]
+fn a_client_that_never_ends_its_header_is_dropped() {
+    let _namespace = Namespace::enter();
+    let exporter = Exporter::start(&[]);
+    let mut slow = connect(exporter.address());
+    slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-")
+        .unwrap();
+    let start = Instant::now();
+    let mut rest = Vec::new();
+    // An end, whether tidy or by a reset; a server that waits for ever runs into the client's own limit.
+    match slow.read_to_end(&mut rest) {
+        Ok(_) => {}
+        Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+    }
+    assert!(
+        start.elapsed() >= Duration::from_secs(4),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(exporter.get("/metrics").status, 200);
+}
+
+#[test]
+fn the_65th_connection_waits_for_one_of_the_64_before_it() {
+    let _namespace = Namespace::enter();
+    let exporter = Exporter::start(&[]);
+    let server = exporter.address();
+    let mut silent: Vec<_> = (0..64).map(|_| connect(server)).collect();
+    let mut waiting = connect(server);
+    waiting
+        .write_all(b"GET /-/healthy HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        .unwrap();
+    waiting
+        .set_read_timeout(Some(Duration::from_secs(1)))
+        .unwrap();
+    let mut answer = [0; 12];
+    let early = waiting.read(&mut answer).unwrap_err();
+    assert_eq!(early.kind(), ErrorKind::WouldBlock);
+    silent.pop();
+    waiting
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .unwrap();
+    waiting.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+}
+
+#[test]
+fn either_signal_ends_it_though_clients_are_still_connected() {
+    let _namespace = Namespace::enter();
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut exporter = Exporter::start(&[]);
+        let mut idle = connect(exporter.address());
+        idle.write_all(b"GET /-/ready HTTP/1.1\r\nHost: x\r\n\r\n")
+            .unwrap();
+        idle.read_exact(&mut [0; 12]).unwrap();
+        let mut half = connect(exporter.address());
+        half.write_all(b"GET /metrics HTTP/1.1\r\n").unwrap();
+        let start = Instant::now();
+        exporter.signal(signal);
+        let status = exporter.wait();
+        // Told: one second. A machine that does other things at once gets some more.
+        assert!(
+            start.elapsed() < Duration::from_secs(3),
+            "{:?}",
+            start.elapsed()
+        );
+        assert_eq!(status.code(), Some(0), "{}", exporter.log());
+    }
+}
+
+#[test]
+fn every_flag_can_come_from_the_environment() {
+    let _namespace = Namespace::enter();
+    let _listener = Listener::abstract_unix(b"name", 5);
+    let _other = Listener::abstract_unix(b"other", 6);
+    let mut command = std::process::Command::new(crate::common::exporter::BINARY);
+    for (name, value) in [
+        ("LISTENER", "app=unix:@name,backlog=9 unix:@other"),
+        ("WEB_LISTEN_ADDRESS", "127.0.0.1:0"),
+        ("SAMPLE_INTERVAL", "5ms"),
+        ("LOG_FORMAT", "logfmt"),
+    ] {
+        command.env(format!("LISTEN_QUEUE_EXPORTER_{name}"), value);
+    }
+    let exporter = Exporter::spawn(command);
+    let page = exporter.fresh();
+    assert_eq!(page.queue("app"), Queue::of(0, 5));
+    assert_eq!(page.of("listen_queue_requested_backlog", "app"), Some(9.0));
+    assert_eq!(page.queue("unix:@other"), Queue::of(0, 6));
+}

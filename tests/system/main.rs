@@ -1,0 +1,23 @@
+//! The exporter against the real kernel: each test makes its own network namespace, its own sockets and its own exporter, and asserts
+//! exact numbers. Run as root; `tests/install.sh base` installs the programs that are needed.
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    reason = "a test that cannot go on ends here"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod burst;
+mod cli;
+mod end_to_end;
+mod follow;
+mod http;
+mod names;
+mod paths;
+mod privilege;
+mod scale;
+mod stall;
+mod tcp;
+mod unix;
