@@ -14,6 +14,7 @@ use tracing::level_filters::LevelFilter;
 use crate::duration;
 use crate::listener::Listener;
 use crate::logging::Format;
+use crate::refusals::SyslogAddress;
 
 /// The port on which the metrics are, registered nowhere and the same in every manifest.
 pub const PORT: u16 = 10128;
@@ -25,7 +26,7 @@ const INTERVAL: std::ops::RangeInclusive<Duration> =
 const TCP_INTERVAL: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_mins(1);
 const PEAK_WINDOW: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(86_400);
+    Duration::from_secs(1)..=Duration::from_hours(24);
 
 /// What the user asked for.
 #[derive(Debug, Parser)]
@@ -125,6 +126,28 @@ pub struct Flags {
         value_parser = parse_telemetry_path
     )]
     pub web_telemetry_path: String,
+
+    /// Receive nginx's error log here, to count refused connects: unix:/path (a socket file that the exporter makes) or udp:IP:PORT. nginx
+    /// sends it with: error_log syslog:server=unix:/path,nohostname error;
+    #[arg(
+        long = "nginx.syslog",
+        value_name = "ADDRESS",
+        help_heading = "Refused connects",
+        env = "LISTEN_QUEUE_EXPORTER_NGINX_SYSLOG",
+        value_parser = SyslogAddress::parse
+    )]
+    pub nginx_syslog: Option<SyslogAddress>,
+
+    /// Mode of the socket file of --nginx.syslog, octal. nginx's user has to be able to write to it.
+    #[arg(
+        long = "nginx.syslog-mode",
+        value_name = "MODE",
+        help_heading = "Refused connects",
+        env = "LISTEN_QUEUE_EXPORTER_NGINX_SYSLOG_MODE",
+        default_value = "0666",
+        value_parser = parse_mode
+    )]
+    pub nginx_syslog_mode: u32,
 
     /// Where procfs is mounted.
     #[arg(
@@ -296,6 +319,13 @@ impl std::fmt::Display for ServeAddress {
     }
 }
 
+fn parse_mode(text: &str) -> Result<u32, String> {
+    match u32::from_str_radix(text, 8) {
+        Ok(mode @ 0..=0o777) => Ok(mode),
+        _ => Err("not an octal mode from 0 to 777, as in 0660".to_owned()),
+    }
+}
+
 fn parse_interval(text: &str) -> Result<Duration, String> {
     parse_within(text, &INTERVAL, "1ms to 10s")
 }
@@ -408,6 +438,8 @@ mod tests {
             (&["--web.listen-address", "10128"], "as in :10128"),
             (&["--web.telemetry-path", "/{x}"], "as in /metrics"),
             (&["--web.telemetry-path", "/-/ready"], "are taken"),
+            (&["--nginx.syslog", "tcp:1"], "as in unix:/run/"),
+            (&["--nginx.syslog-mode", "999"], "as in 0660"),
             (&["--discover.exclude", "("], "--discover.exclude"),
             (
                 &["--discover.limit", "5", "--listener", "tcp::80"],

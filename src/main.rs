@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use listen_queue_exporter::cli::{self, Options};
 use listen_queue_exporter::http::{self, App};
 use listen_queue_exporter::ledger::Ledger;
+use listen_queue_exporter::refusals::{Receiver, SyslogAddress, Witness};
 use listen_queue_exporter::sampler::{self, Discovery, Watch};
 use listen_queue_exporter::{journal, logging};
 use tokio::signal::unix::{SignalKind, signal};
@@ -60,11 +61,16 @@ fn run(options: Options) -> anyhow::Result<()> {
     } else {
         Watch::Configured(options.listeners)
     };
+    let (witness, _removed_at_end) = match &flags.nginx_syslog {
+        Some(address) => Some(receive(address, flags.nginx_syslog_mode)?).unzip(),
+        None => (None, None),
+    };
     let (events, log) = mpsc::channel(PENDING_EVENTS);
     let config = sampler::Config {
         interval: flags.sample_interval,
         tcp_interval: flags.sample_tcp_interval,
         watch,
+        witness,
         procfs: flags.path_procfs,
     };
     let app = App {
@@ -113,6 +119,16 @@ fn bind(addresses: &[cli::ServeAddress]) -> anyhow::Result<Vec<TcpListener>> {
         })
     };
     addresses.iter().map(bind).collect()
+}
+
+fn receive(address: &SyslogAddress, mode: u32) -> anyhow::Result<(Witness, impl Sized)> {
+    let receiver = Receiver::bind(address, mode)
+        .with_context(|| format!("cannot receive nginx's log at --nginx.syslog {address}"))?;
+    let started = receiver
+        .start()
+        .context("cannot start the thread for nginx's log")?;
+    tracing::info!(%address, "receiving nginx's log");
+    Ok(started)
 }
 
 /// The sockets by which discovery knows this process' own listeners.

@@ -10,6 +10,7 @@ use crate::kernel::netstat::TcpExt;
 use crate::kernel::process::ProcessFigures;
 use crate::kernel::sysctl::Settings;
 use crate::listener::Listener;
+use crate::refusals::Kinds;
 
 /// One round.
 #[derive(Debug, Default)]
@@ -31,7 +32,7 @@ pub struct Sample {
 }
 
 /// What changes slowly or costs more than a round.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Slow {
     /// Settings of this network namespace.
     pub settings: Settings,
@@ -39,6 +40,30 @@ pub struct Slow {
     pub tcp_ext: TcpExt,
     /// This process; absent when procfs does not tell.
     pub process: Option<ProcessFigures>,
+    /// Refused unix connects, each witness for itself; empty without one.
+    pub refused: Vec<Refused>,
+    /// What nginx's log held; absent when it is not received.
+    pub nginx_log: Option<NginxLog>,
+}
+
+/// Refused connects to a listener.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The label of the listener; an address where there is no such listener, `other` for the rest.
+    pub listener: String,
+    /// Who witnessed them.
+    pub source: Source,
+    /// How many.
+    pub count: u64,
+}
+
+/// Lines of nginx's log.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct NginxLog {
+    /// By what they say.
+    pub lines: Kinds,
+    /// Datagrams that the kernel dropped because they came faster than they were read; known over UDP only.
+    pub dropped: Option<u64>,
 }
 
 /// A listener and what the round saw of it.
@@ -131,6 +156,8 @@ pub enum Source {
     Sysctl,
     /// Blocked connects.
     ProcNetUnix,
+    /// Refused connects and timeouts, from nginx's error log.
+    NginxLog,
 }
 
 impl Source {
@@ -143,6 +170,7 @@ impl Source {
             Self::Netstat => "netstat",
             Self::Sysctl => "sysctl",
             Self::ProcNetUnix => "proc_net_unix",
+            Self::NginxLog => "nginx_log",
         }
     }
 }

@@ -99,7 +99,7 @@ mod tests {
     #[test]
     fn a_hostile_name_is_text() {
         let address = Address::parse("unix:@<script>\"&'").unwrap();
-        let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_secs(60));
+        let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
         ledger.book(&Sample {
             listeners: vec![Watched {
                 listener: Arc::new(Listener::discovered(address)),

@@ -10,6 +10,7 @@ pub mod process;
 pub mod procnet;
 pub mod sock_diag;
 pub mod sysctl;
+pub mod udp;
 pub mod unix;
 
 /// A socket for its whole life: the inode number comes back after a wrap, the cookie never does.

@@ -27,7 +27,7 @@ pub const SAMPLE_DURATION: &[f64] = &[
 /// Listeners that went away and whose counters go on should they come back.
 const RETIRED: usize = 256;
 /// A kind of event is noted at most this often a listener.
-const QUIET: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_mins(1);
 /// Events that nobody has taken yet.
 const PENDING_EVENTS: usize = 1024;
 
@@ -136,8 +136,8 @@ impl Ledger {
         view.sample_duration.observe(sample.took.as_secs_f64());
         view.ignored_listeners = sample.ignored_listeners;
         view.last_sample = Some(sample.at);
-        if let Some(slow) = sample.slow {
-            view.slow = slow;
+        if let Some(slow) = &sample.slow {
+            view.slow.clone_from(slow);
         }
         for (source, outcome) in &sample.outcomes {
             self.book_source(*source, outcome.as_ref().err());
@@ -291,7 +291,7 @@ mod tests {
     use std::sync::Arc;
 
     fn ledger() -> Ledger {
-        Ledger::new(Duration::from_millis(10), Duration::from_secs(60))
+        Ledger::new(Duration::from_millis(10), Duration::from_mins(1))
     }
 
     fn watched(name: &str, inode: u32, depth: u32) -> Watched {

@@ -56,10 +56,10 @@ mod tests {
 
     #[test]
     fn a_peak_lasts_for_the_window_and_is_forgotten_after_it() {
-        let mut peak = Peak::new(Duration::from_secs(60));
+        let mut peak = Peak::new(Duration::from_mins(1));
         let start = Duration::from_millis(1_000_500);
         peak.observe(start, 129);
-        peak.observe(start + Duration::from_secs(60), 1);
+        peak.observe(start + Duration::from_mins(1), 1);
         assert_eq!(peak.highest(), 129);
         peak.observe(start + Duration::from_secs(61), 0);
         assert_eq!(peak.highest(), 1);

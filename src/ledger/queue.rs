@@ -273,7 +273,7 @@ mod tests {
             [] => Presence::Missing(Absence::NotListening),
             _ => Presence::Up,
         };
-        let window = Duration::from_secs(60);
+        let window = Duration::from_mins(1);
         let at = Duration::from_millis(at_ms);
         ledger.observe(at, INTERVAL, window, &presence, readings)
     }

@@ -54,7 +54,7 @@ mod tests {
 
     #[test]
     fn any_name_gives_a_page_of_whole_lines() {
-        let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_secs(60));
+        let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
         let name = UnixName::Path(b"/a\n\"\\\xff".to_vec());
         let listener = Listener::discovered(Address::Unix(name));
         ledger.book(&Sample {

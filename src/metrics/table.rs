@@ -178,6 +178,47 @@ pub const TABLE: &[Metric] = &[
         collect: |view, out| out.each(view, |l| l.waits.half_open.map(count)),
     },
     Metric {
+        name: "listen_queue_refused_connects_total",
+        kind: Kind::Counter,
+        labels: &["listener", "source"],
+        when: "unix, a witness is on (--nginx.syslog)",
+        help: "connect() calls that failed with EAGAIN because the queue was full, as far as the source saw them: nginx_log counts those of nginx whose line arrived. Two sources may see the same connect: take the larger, never the sum. A path of no watched listener is its own listener here, up to 32; the rest is other.",
+        collect: |view, out| {
+            for refused in &view.slow.refused {
+                let labels = [refused.listener.as_str(), refused.source.name()];
+                out.push(&labels, Some(count(refused.count)));
+            }
+        },
+    },
+    Metric {
+        name: "listen_queue_nginx_log_messages_total",
+        kind: Kind::Counter,
+        labels: &["kind"],
+        when: "--nginx.syslog is on",
+        help: "Lines of nginx's error log that arrived: refused (connect() to a unix socket failed with EAGAIN), timeout (an upstream did not answer in time: 504), other, and malformed (not a line of nginx).",
+        collect: |view, out| {
+            let Some(log) = view.slow.nginx_log else {
+                return;
+            };
+            let lines = log.lines;
+            out.push(&["refused"], Some(count(lines.refused)));
+            out.push(&["timeout"], Some(count(lines.timeout)));
+            out.push(&["other"], Some(count(lines.other)));
+            out.push(&["malformed"], Some(count(lines.malformed)));
+        },
+    },
+    Metric {
+        name: "listen_queue_nginx_log_dropped_datagrams_total",
+        kind: Kind::Counter,
+        labels: NONE,
+        when: "--nginx.syslog udp:... is on",
+        help: "Lines of nginx's log that the kernel dropped because they came faster than they were read. Over a unix socket nginx drops them itself and nobody counts; lines sent while the exporter is away are not counted either. Kernel: drops in /proc/net/udp.",
+        collect: |view, out| {
+            let log = view.slow.nginx_log;
+            out.push(&[], log.and_then(|log| log.dropped).map(count));
+        },
+    },
+    Metric {
         name: "listen_queue_listener_drops_total",
         kind: Kind::Counter,
         labels: LISTENER,

@@ -175,9 +175,7 @@ mod tests {
             format!(
                 "open() \"/srv/{fake}\" failed (2: No such file or directory), client: 1.2.3.4, request: \"GET /{fake}\""
             ),
-            format!(
-                "connect() to unix:/run/g.sock failed (2: No such file or directory) while connecting to upstream, request: \"GET / failed (11: x\""
-            ),
+            "connect() to unix:/run/g.sock failed (2: No such file or directory) while connecting to upstream, request: \"GET / failed (11: x\"".to_owned(),
             format!(
                 "access forbidden by rule, client: 1.2.3.4, request: \"GET /{fake} HTTP/1.1\", host: \"{fake}\""
             ),

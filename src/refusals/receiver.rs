@@ -1,5 +1,6 @@
 //! Takes nginx's log lines off a syslog socket at once: nginx neither waits nor tries again.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
@@ -52,9 +53,11 @@ enum Socket {
 struct RemovedAtEnd(PathBuf);
 
 /// What the receiver has seen so far; shared with the sampler.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Witness {
     state: Arc<Mutex<State>>,
+    /// Inode of the UDP socket, by which the kernel lists its drops.
+    udp: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -115,22 +118,30 @@ impl Receiver {
         Ok(receiver)
     }
 
-    /// Starts the thread that counts lines into `witness`. What is returned removes the socket's file when it is dropped.
+    /// Starts the thread that counts lines. What is returned with the counts removes the socket's file when it is dropped.
     ///
     /// # Errors
     /// When no thread can be had.
-    pub fn start(self, witness: Witness) -> io::Result<impl Sized> {
+    pub fn start(self) -> io::Result<(Witness, impl Sized)> {
         let socket = self.socket;
+        let witness = Witness {
+            state: Arc::default(),
+            udp: match &socket {
+                Socket::Udp(socket) => Some(rustix::fs::fstat(socket)?.st_ino),
+                Socket::Unix(_) => None,
+            },
+        };
+        let shared = witness.clone();
         thread::Builder::new()
             .name("nginx-log".to_owned())
             .stack_size(STACK)
             .spawn(move || {
                 let mut line = [0; LONGEST_LINE];
                 loop {
-                    witness.take(socket.receive(&mut line), &line);
+                    shared.take(socket.receive(&mut line), &line);
                 }
             })?;
-        Ok(self.file)
+        Ok((witness, self.file))
     }
 }
 
@@ -184,13 +195,19 @@ impl Witness {
     ///
     /// # Errors
     /// What the last receive said, if it failed.
-    pub fn read<'a>(&self, known: impl Iterator<Item = &'a [u8]>) -> Result<Counts, String> {
+    pub fn read(&self, known: &BTreeSet<&[u8]>) -> Result<Counts, String> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        known.for_each(|path| state.counts.know(path));
+        state.counts.know(known);
         match &state.failure {
             Some(reason) => Err(reason.clone()),
             None => Ok(state.counts.clone()),
         }
+    }
+
+    /// Inode of the UDP socket that lines come in by, if they do.
+    #[must_use]
+    pub fn udp_inode(&self) -> Option<u64> {
+        self.udp
     }
 
     fn take(&self, received: io::Result<usize>, line: &[u8]) {

@@ -5,6 +5,7 @@
 mod blocked;
 mod looks;
 mod plan;
+mod refused;
 mod sockets;
 mod watch;
 
@@ -24,9 +25,11 @@ use crate::kernel::netstat::{Netstat, TcpExt};
 use crate::kernel::process::ProcessReader;
 use crate::kernel::sysctl::Sysctls;
 use crate::ledger::{Event, Ledger};
+use crate::refusals::Witness;
 use crate::sample::{Sample, Slow, Source};
 use blocked::Blocked;
 use looks::Looks;
+use refused::Refusals;
 use sockets::Sockets;
 use watch::Watcher;
 
@@ -44,6 +47,8 @@ pub struct Config {
     pub tcp_interval: Duration,
     /// What to look at.
     pub watch: Watch,
+    /// Who sees connects that are refused, if anybody.
+    pub witness: Option<Witness>,
     /// Where procfs is mounted.
     pub procfs: PathBuf,
 }
@@ -115,6 +120,7 @@ struct Sampler {
     blocked: Blocked,
     looks: Looks,
     slow: SlowReader,
+    refusals: Option<Refusals>,
     next_listing: Duration,
 }
 
@@ -128,6 +134,7 @@ impl Sampler {
             blocked: Blocked::new(&config.procfs),
             looks: Looks::new(config.tcp_interval, config.interval),
             slow: SlowReader::new(&config.procfs),
+            refusals: config.witness.map(|w| Refusals::new(w, &config.procfs)),
             next_listing: Duration::ZERO,
         }
     }
@@ -145,7 +152,12 @@ impl Sampler {
         }
         if listing_is_due {
             self.next_listing = started + LISTING_INTERVAL;
-            sample.slow = Some(self.slow.read(&mut sample.outcomes));
+            let mut slow = self.slow.read(&mut sample.outcomes);
+            if let Some(refusals) = &mut self.refusals {
+                (slow.refused, slow.nginx_log) =
+                    self.watcher.refused(refusals, &self.sockets, sample);
+            }
+            sample.slow = Some(slow);
         }
         self.sockets.list_queues(&mut sample.outcomes);
         self.blocked
@@ -187,6 +199,7 @@ impl SlowReader {
             settings,
             tcp_ext: tcp_ext.unwrap_or_default(),
             process: self.process.as_ref().and_then(|p| p.read().ok()),
+            ..Slow::default()
         }
     }
 

@@ -8,12 +8,13 @@ use regex_lite::Regex;
 
 use super::blocked::Blocked;
 use super::looks::Looks;
+use super::refused::{Refusals, Target};
 use super::sockets::Sockets;
 use crate::kernel::SocketId;
 use crate::kernel::inet::Bound;
 use crate::kernel::mount::{Resolver, Unresolved};
 use crate::listener::{Address, Listener, PathTarget, UnixName, match_tcp, match_unix};
-use crate::sample::{Absence, Presence, Sample, Waiting, Watched};
+use crate::sample::{Absence, NginxLog, Presence, Refused, Sample, Waiting, Watched};
 
 /// What to look at.
 #[derive(Debug)]
@@ -165,6 +166,20 @@ impl Watcher {
         }
     }
 
+    /// The refusals that a witness counted, told by listener.
+    pub(super) fn refused(
+        &mut self,
+        refusals: &mut Refusals,
+        sockets: &Sockets,
+        sample: &mut Sample,
+    ) -> (Vec<Refused>, Option<NginxLog>) {
+        let listeners = sample.listeners.iter().zip(&self.members);
+        let targets: Vec<Target> = listeners
+            .filter_map(|(watched, members)| target(&watched.listener, members, sockets))
+            .collect();
+        refusals.read(&targets, &mut self.resolver, &mut sample.outcomes)
+    }
+
     /// Looks at who waits in the TCP queues that the sample found not to be empty.
     pub(super) fn look(&self, looks: &mut Looks, sockets: &mut Sockets, sample: &mut Sample) {
         for (watched, bounds) in sample.listeners.iter().zip(&self.bounds) {
@@ -188,6 +203,34 @@ impl Watcher {
 /// The sum, if every part is known.
 fn sum(mut parts: impl Iterator<Item = Option<u32>>) -> Option<u64> {
     parts.try_fold(0, |sum, part| Some(sum + u64::from(part?)))
+}
+
+/// A unix listener as far as a path can mean it.
+fn target<'a>(
+    listener: &'a Listener,
+    members: &[SocketId],
+    sockets: &'a Sockets,
+) -> Option<Target<'a>> {
+    let Address::Unix(name) = &listener.address else {
+        return None;
+    };
+    let bound = |id: &SocketId| {
+        let found = sockets.unix.binary_search_by_key(id, |row| row.id).ok()?;
+        let row = sockets.unix.get(found)?;
+        Some((row.name.as_ref().and_then(path), row.file))
+    };
+    Some(Target {
+        label: &listener.name,
+        path: path(name),
+        bound: members.iter().filter_map(bound).collect(),
+    })
+}
+
+fn path(name: &UnixName) -> Option<&[u8]> {
+    match name {
+        UnixName::Path(path) => Some(path),
+        UnixName::Abstract(_) => None,
+    }
 }
 
 type Found = (Arc<Listener>, Members, Presence);
