@@ -16,7 +16,7 @@ use super::report::Report;
 
 const PORT: u16 = 8000;
 /// Windows of each program in each case; the median counts.
-const WINDOWS: usize = 9;
+const WINDOWS: usize = 7;
 const WINDOW: Duration = Duration::from_secs(1);
 /// After a stop, the program is left alone for this long.
 const SETTLE: Duration = Duration::from_millis(200);
@@ -127,8 +127,8 @@ fn compare(program: &Path, rate: u32) -> Shares {
     let inode = rustix::fs::fstat(&unix).expect("a socket").st_ino;
     let _tcp = Listener::tcp(&format!("127.0.0.1:{PORT}"), 128);
     let interval = (1_000_000 / rate).to_string();
-    let empty = Process::start(Command::new(program).arg(&interval));
-    let bare = Process::start(Command::new(program).args([
+    let mut empty = Process::start(Command::new(program).arg(&interval));
+    let mut bare = Process::start(Command::new(program).args([
         &interval,
         &inode.to_string(),
         &PORT.to_string(),
@@ -163,6 +163,9 @@ fn compare(program: &Path, rate: u32) -> Shares {
         }
     }
     all(Signal::CONT);
+    for process in [&mut empty, &mut bare] {
+        assert_eq!(process.ended(), None, "a bare loop failed");
+    }
     let [empty, bare, exporter] = shares.map(median);
     Shares {
         empty,

@@ -10,6 +10,7 @@
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
 #include <linux/unix_diag.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,8 +26,8 @@ static void fail(const char *what) {
   exit(1);
 }
 
-/* Sends a request and checks that the answer is a socket that listens; the state is the second byte of both kinds of answer. */
-static void ask(int netlink, const void *request, size_t length) {
+/* Sends a request and checks that the answer is a socket that listens. */
+static void ask(int netlink, const void *request, size_t length, size_t state_at) {
   if (send(netlink, request, length, 0) != (ssize_t)length) fail("send");
   ssize_t got = recv(netlink, buffer, sizeof buffer, MSG_TRUNC);
   const struct nlmsghdr *header = (const void *)buffer;
@@ -35,7 +36,7 @@ static void ask(int netlink, const void *request, size_t length) {
     fail("answer");
   }
   const unsigned char *body = NLMSG_DATA(header);
-  if (body[1] != LISTEN) {
+  if (body[state_at] != LISTEN) {
     errno = ENOTCONN;
     fail("answer of another state");
   }
@@ -79,8 +80,8 @@ int main(int argc, char **argv) {
     while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &next, NULL) == EINTR) {
     }
     if (looks_up) {
-      ask(netlink, &unix_request, sizeof unix_request);
-      ask(netlink, &tcp_request, sizeof tcp_request);
+      ask(netlink, &unix_request, sizeof unix_request, offsetof(struct unix_diag_msg, udiag_state));
+      ask(netlink, &tcp_request, sizeof tcp_request, offsetof(struct inet_diag_msg, idiag_state));
     }
     /* After a stop, on to the first deadline that is still ahead. */
     clock_gettime(CLOCK_MONOTONIC, &now);
