@@ -15,6 +15,7 @@ mod end_to_end;
 mod follow;
 mod http;
 mod names;
+mod nginx_log;
 mod paths;
 mod privilege;
 mod scale;
