@@ -18,6 +18,7 @@ import asyncio
 import json
 import os
 import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -25,20 +26,34 @@ import sys
 import tempfile
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
 RULES = ROOT / "deploy/prometheus/rules.yaml"
+DASHBOARD = ROOT / "grafana/dashboard.json"
 
 WORKERS = 4
 REQUESTS = 200
 BURST_SECONDS = 1.0
-SERVICE_SECONDS = 1.5
+SERVICE_SECONDS = 2.0
 LOW, HIGH = 128, 4096
 EXPORTER, PROMETHEUS, NGINX, GUNICORN = 10128, 9090, 8080, 8000
 # The alert that says it while it happens.
 REFUSED_ALERT = {"unix": "ListenQueueConnectionsRefused", "tcp": "ListenQueueTcpOverflow"}
+# What only the other transport has, and what the demo has not: nginx's log over UDP.
+ABSENT = {
+    "unix": ("listen_queue_listener_drops_total", "listen_queue_syn_queue_depth", "nginx_log_dropped_datagrams"),
+    "tcp": (
+        "listen_queue_refused_connects_total",
+        "listen_queue_wait_seconds",
+        "listen_queue_unanchored_rounds_total",
+        "nginx_log_dropped_datagrams",
+    ),
+}
+# Seconds after the burst began: the queue is full of work, and two scrapes have seen it.
+FAILURE = 10
 # Waiting for a condition ends in a failure after this long.
 PATIENCE = 240
 
@@ -98,8 +113,8 @@ class Demo:
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         self.set_somaxconn(LOW)
         gunicorn = self.start_gunicorn()
-        self.start_nginx()
         self.start_exporter()
+        self.start_nginx()
         self.start_prometheus()
 
         self.say(f"somaxconn {LOW}, {WORKERS} workers, {SERVICE_SECONDS} s a request: {REQUESTS} requests in {BURST_SECONDS:.0f} s")
@@ -107,6 +122,7 @@ class Demo:
         self.check_refusals()
         alert = REFUSED_ALERT[self.arguments.transport]
         self.check(f"the alert {alert} fired", alert in self.alerts_seen)
+        self.check_dashboard()
         self.wait_for(f"the alert {alert} resolves", lambda: not self.alerts("firing"))
 
         self.say(f"somaxconn {HIGH}, gunicorn restarted, the same load")
@@ -134,6 +150,8 @@ class Demo:
             self.check_equal("502s (the rest)", self.counts.get(502, 0), REQUESTS - capacity - WORKERS)
             log = (self.directory / "error.log").read_text(errors="replace")
             self.check_equal("EAGAIN lines of nginx", log.count("failed (11: Resource temporarily unavailable)"), self.counts.get(502, 0))
+            refused = self.metric("listen_queue_refused_connects_total", ',source="nginx_log"')
+            self.check_equal("refused connects, counted from nginx's log", refused, self.counts.get(502, 0))
         else:
             self.check_equal("200s", self.counts.get(200, 0), REQUESTS)
             overflows = self.metric("listen_queue_tcp_listen_overflows_total")
@@ -141,10 +159,20 @@ class Demo:
             # An overflow at the end of a handshake counts twice among the drops.
             self.check("drops are at least the overflows", self.metric("listen_queue_listener_drops_total") >= overflows)
 
+    def check_dashboard(self):
+        """Every expression of the dashboard has an answer in the middle of the failure."""
+        panels = json.loads(DASHBOARD.read_text())["panels"]
+        expressions = [target["expr"] for panel in panels for target in panel.get("targets", [])]
+        empty = [expression for expression in expressions if not self.query(plain(expression), self.burst_began + FAILURE)]
+        absent = ABSENT[self.arguments.transport]
+        wrong = [expression for expression in empty if not any(name in expression for name in absent)]
+        self.check_equal("panels without data", wrong, [])
+
     # The load.
 
     def burst(self):
         self.counts = {}
+        self.burst_began = time.time()
         asyncio.run(self.send_burst())
         self.show()
 
@@ -181,13 +209,19 @@ class Demo:
 
     # What was found.
 
-    def metric(self, name):
+    @staticmethod
+    def metric(name, labels=""):
         """The value of the listener's series, or of the only one."""
         for line in get(EXPORTER, "/metrics").splitlines():
             series, _, value = line.rpartition(" ")
-            if series in (name, f'{name}{{listener="gunicorn"}}'):
+            if series in (name, f'{name}{{listener="gunicorn"{labels}}}'):
                 return float(value)
         return 0.0
+
+    @staticmethod
+    def query(expression, at):
+        parameters = urllib.parse.urlencode({"query": expression, "time": at})
+        return json.loads(get(PROMETHEUS, f"/api/v1/query?{parameters}"))["data"]["result"]
 
     def alerts(self, state):
         answer = json.loads(get(PROMETHEUS, "/api/v1/alerts"))
@@ -245,7 +279,8 @@ class Demo:
     def start_exporter(self):
         address = f"unix:{self.socket}" if self.arguments.transport == "unix" else f"tcp:127.0.0.1:{GUNICORN}"
         listener = f"gunicorn={address},backlog=2048"
-        self.start("exporter", [self.arguments.exporter, "--listener", listener, "--web.listen-address", f"127.0.0.1:{EXPORTER}"])
+        web = ["--web.listen-address", f"127.0.0.1:{EXPORTER}"]
+        self.start("exporter", [self.arguments.exporter, "--listener", listener, "--nginx.syslog", f"unix:{self.directory}/log.socket", *web])
         self.wait_until_up("the exporter", lambda: self.metric("listen_queue_listener_up") == 1)
 
     def start_prometheus(self):
@@ -312,6 +347,11 @@ class Demo:
 
 def interrupt(*_):
     raise KeyboardInterrupt
+
+
+def plain(expression):
+    """A panel's expression with its variables filled in."""
+    return re.sub(r"\$\w+", ".*", expression.replace("$__rate_interval", "15s"))
 
 
 def expected_capacity(somaxconn):
