@@ -13,7 +13,7 @@ run:
 	$(CARGO) run --locked --release
 
 test:
-	tests/install.sh base
+	tests/install.sh base browser
 	$(CARGO) test --locked
 
 lint:

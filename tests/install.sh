@@ -47,7 +47,12 @@ base() {
 containers() { apt podman; }
 kernels() { apt qemu-system-x86; }
 ebpf() { apt clang llvm libelf-dev zlib1g-dev pkg-config; }
-browser() { apt chromium; }
+browser() {
+  apt chromium
+  command -v npm >/dev/null || apt nodejs npm
+  [ -d target/tools/npm/node_modules/playwright-core ] ||
+    PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm install --silent --no-audit --no-fund --prefix target/tools/npm playwright-core >/dev/null
+}
 
 for group in "${@:-base}"; do
   case $group in
