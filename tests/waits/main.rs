@@ -17,4 +17,5 @@ mod exact;
 mod long;
 mod pace;
 mod tcp;
+mod totals;
 mod truth;
