@@ -1,11 +1,13 @@
 # make run     builds the exporter and runs it here: every listener of this network namespace, on :10128
 # make test    installs what the tests need (Debian, as root or with sudo) and runs all but the slow ones
 # make lint    formatting, lints, documentation
+# make demo    the failure on real programs: nginx, gunicorn, the exporter and Prometheus; TRANSPORT=tcp for TCP
 # make bench   what it costs, side by side with a bare C loop: a table, also in target/bench.txt
 
 CARGO ?= cargo
+TRANSPORT ?= unix
 
-.PHONY: run test lint bench
+.PHONY: run test lint demo bench
 
 run:
 	$(CARGO) run --locked --release
@@ -18,6 +20,11 @@ lint:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- --deny warnings
 	RUSTDOCFLAGS='--deny warnings' $(CARGO) doc --locked --no-deps
+
+demo:
+	tests/install.sh base
+	$(CARGO) build --locked --release
+	python3 tests/demo/demo.py --exporter target/release/listen-queue-exporter --transport $(TRANSPORT)
 
 bench:
 	tests/install.sh base

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use clap::CommandFactory;
+use clap::{Arg, CommandFactory};
 use listen_queue_exporter::cli::{ENVIRONMENT_PREFIX, Flags, PORT};
 use listen_queue_exporter::metrics::TABLE;
 
@@ -23,8 +23,20 @@ fn readme_has_the_table_of_metrics() {
 
 #[test]
 fn readme_has_the_table_of_flags() {
+    let command = Flags::command();
+    section_is("flags", &flags(command.get_arguments()));
+    let shared = |argument: &&Arg| {
+        let mut others = command.get_arguments();
+        others.any(|other| other.get_long() == argument.get_long())
+    };
+    let check = command.find_subcommand("check").unwrap();
+    let own = check.get_arguments().filter(|argument| !shared(argument));
+    section_is("check-flags", &flags(own));
+}
+
+fn flags<'a>(arguments: impl Iterator<Item = &'a Arg>) -> String {
     let mut table = "| flag | default | meaning |\n|---|---|---|\n".to_owned();
-    for argument in Flags::command().get_arguments() {
+    for argument in arguments {
         let Some(flag) = argument.get_long() else {
             continue;
         };
@@ -42,7 +54,7 @@ fn readme_has_the_table_of_flags() {
         )
         .unwrap();
     }
-    section_is("flags", &table);
+    table
 }
 
 #[test]

@@ -6,6 +6,7 @@
 pub mod inet;
 pub mod mount;
 pub mod netstat;
+pub mod owner;
 pub mod process;
 pub mod procnet;
 pub mod sock_diag;
