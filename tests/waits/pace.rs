@@ -50,8 +50,8 @@ fn check(calls: &[Call], interval: f64) {
     let (first, last) = (times[0], times[times.len() - 1]);
     let calls = f64::from(u32::try_from(times.len() - 1).unwrap());
     let most = (last - first) / interval;
-    // A call may be as late as a machine is busy, and the next one is due all the same.
-    assert!(calls <= most + 1.0, "{calls} intervals in {}", last - first);
+    // The first may come late, as a machine may be busy, and the last on time.
+    assert!(calls <= most + 2.0, "{calls} intervals in {}", last - first);
     assert!(calls >= most / 2.0, "{calls} intervals in {}", last - first);
 }
 
