@@ -11,7 +11,7 @@ run:
 	$(CARGO) run --locked --release
 
 test:
-	tests/install.sh base
+	tests/install.sh base containers
 	$(CARGO) test --locked
 
 lint:
