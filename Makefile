@@ -13,7 +13,7 @@ run:
 	$(CARGO) run --locked --release
 
 test:
-	tests/install.sh base browser
+	tests/install.sh base browser containers
 	$(CARGO) test --locked
 
 lint:

