@@ -8,6 +8,7 @@ use crate::common::exporter::{BINARY, Exporter};
 use crate::common::namespace::Namespace;
 use crate::common::program::{self, directory};
 use crate::common::socket::{Listener, connect_all, label};
+use crate::common::wait;
 use crate::files::{ROOT, container_tool, read};
 use listen_queue_exporter::cli::{ENVIRONMENT_PREFIX, PORT};
 
@@ -48,7 +49,8 @@ fn every_system_call_and_address_family_that_the_exporter_uses_is_allowed() {
     let _clients = connect_all(&path, 2);
     let trace = directory.path().join("trace");
     let mut command = container_tool("strace");
-    command.args(["--follow-forks", "--quiet=all", "--output"]).arg(&trace);
+    // Behind the exporter, which is the process that was started.
+    command.args(["--daemonize", "--follow-forks", "--output"]).arg(&trace);
     command.args([BINARY, "--web.listen-address", "127.0.0.1:0"]);
     let syslog = label(directory.path().join("log.sock"));
     command.args(["--listener", &label(&path), "--nginx.syslog", &syslog]);
@@ -56,7 +58,10 @@ fn every_system_call_and_address_family_that_the_exporter_uses_is_allowed() {
     exporter.shows(&label(&path));
     exporter.signal(rustix::process::Signal::TERM);
     exporter.wait();
-    let trace = fs::read_to_string(trace).unwrap();
+    let trace = wait::until("the end of the trace", || {
+        let trace = fs::read_to_string(&trace).unwrap();
+        trace.contains("+++ exited with 0 +++").then_some(trace)
+    });
     let calls: BTreeSet<&str> = trace
         .lines()
         .filter_map(|line| line.split_once(' ')?.1.trim_start().split_once('('))
