@@ -8,6 +8,7 @@ use crate::common::exporter::{BINARY, Exporter};
 use crate::common::namespace::Namespace;
 use crate::common::program::{self, directory};
 use crate::common::socket::{Listener, connect_all, label};
+use crate::common::wait;
 use crate::files::{ROOT, container_tool, read};
 use listen_queue_exporter::cli::{ENVIRONMENT_PREFIX, PORT};
 
@@ -48,9 +49,8 @@ fn every_system_call_and_address_family_that_the_exporter_uses_is_allowed() {
     let _clients = connect_all(&path, 2);
     let trace = directory.path().join("trace");
     let mut command = container_tool("strace");
-    command
-        .args(["--follow-forks", "--quiet=all", "--output"])
-        .arg(&trace);
+    // Behind the exporter, which is the process that was started.
+    command.args(["--daemonize", "--follow-forks", "--output"]).arg(&trace);
     command.args([BINARY, "--web.listen-address", "127.0.0.1:0"]);
     let syslog = label(directory.path().join("log.sock"));
     command.args(["--listener", &label(&path), "--nginx.syslog", &syslog]);
@@ -58,20 +58,17 @@ fn every_system_call_and_address_family_that_the_exporter_uses_is_allowed() {
     exporter.shows(&label(&path));
     exporter.signal(rustix::process::Signal::TERM);
     exporter.wait();
-    let trace = fs::read_to_string(trace).unwrap();
+    let trace = wait::until("the end of the trace", || {
+        let trace = fs::read_to_string(&trace).unwrap();
+        trace.contains("+++ exited with 0 +++").then_some(trace)
+    });
     let calls: BTreeSet<&str> = trace
         .lines()
         .filter_map(|line| line.split_once(' ')?.1.trim_start().split_once('('))
         .map(|(call, _)| call)
-        .filter(|call| {
-            call.bytes()
-                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
-        })
+        .filter(|call| call.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'))
         .collect();
-    assert!(
-        calls.contains("socket") && calls.contains("accept4"),
-        "{calls:?}"
-    );
+    assert!(calls.contains("socket") && calls.contains("accept4"), "{calls:?}");
     let refused: Vec<_> = calls.iter().filter(|c| !allowed.contains(**c)).collect();
     assert!(refused.is_empty(), "{refused:?}");
 
@@ -129,12 +126,7 @@ fn the_environment_file_is_understood_as_it_is_and_with_every_line_in_force() {
         .lines()
         .filter_map(|line| line.strip_prefix('#').unwrap_or(line).split_once('='))
         .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
-        .map(|(name, value)| {
-            (
-                name,
-                value.strip_prefix('"').unwrap().strip_suffix('"').unwrap(),
-            )
-        })
+        .map(|(name, value)| (name, value.strip_prefix('"').unwrap().strip_suffix('"').unwrap()))
         .collect();
     assert_eq!(variables.len(), 3);
     let _namespace = Namespace::enter();
@@ -144,10 +136,7 @@ fn the_environment_file_is_understood_as_it_is_and_with_every_line_in_force() {
     assert_eq!(exporter.address().to_string(), format!("127.0.0.1:{PORT}"));
     let page = exporter.scrape();
     assert_eq!(page.listeners(), BTreeSet::from(["gunicorn", "nginx"]));
-    assert_eq!(
-        page.of("listen_queue_requested_backlog", "nginx"),
-        Some(511.0)
-    );
+    assert_eq!(page.of("listen_queue_requested_backlog", "nginx"), Some(511.0));
     let unit = read(UNIT);
     assert!(unit.contains("EnvironmentFile=-/etc/default/listen-queue-exporter\n"));
     assert!(text.starts_with("# /etc/default/listen-queue-exporter: "));

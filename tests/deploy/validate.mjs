@@ -1,12 +1,10 @@
 // Checks objects of the Prometheus operator and of KEDA, one JSON text a line on standard input, against their schemas.
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
-import { createRequire } from "node:module";
 
-const require = createRequire(pathToFileURL(process.argv[2] + "/"));
-const load = (name) => import(pathToFileURL(require.resolve(name)).href);
-const monitoring = await load("@kubernetes-models/prometheus-operator/monitoring.coreos.com/v1");
-const keda = await load("@kubernetes-models/keda/keda.sh/v1alpha1");
+const load = (path) => import(pathToFileURL(`${process.argv[2]}/node_modules/@kubernetes-models/${path}/index.js`).href);
+const monitoring = await load("prometheus-operator/monitoring.coreos.com/v1");
+const keda = await load("keda/keda.sh/v1alpha1");
 const kinds = { ...monitoring, ...keda };
 
 for (const line of readFileSync(0, "utf8").split("\n").filter(Boolean)) {
