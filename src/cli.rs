@@ -14,7 +14,7 @@ use tracing::level_filters::LevelFilter;
 use crate::duration;
 use crate::listener::Listener;
 use crate::logging::Format;
-use crate::refusals::SyslogAddress;
+use crate::refusals::{self, SyslogAddress};
 
 /// The port on which the metrics are, registered nowhere and the same in every manifest.
 pub const PORT: u16 = 10128;
@@ -149,6 +149,16 @@ pub struct Flags {
     )]
     pub nginx_syslog_mode: u32,
 
+    /// Count refused connects in the kernel with eBPF, whoever makes them. Needs a build with the feature ebpf and the capabilities BPF and
+    /// PERFMON; without them the log says so and everything else works.
+    #[arg(
+        long,
+        help_heading = "Refused connects",
+        env = "LISTEN_QUEUE_EXPORTER_EBPF",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub ebpf: bool,
+
     /// Where procfs is mounted.
     #[arg(
         long = "path.procfs",
@@ -218,6 +228,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, c
         from_environment("web_listen_address"),
     );
     let mut flags = Flags::from_arg_matches(&matches)?;
+    if flags.ebpf && !refusals::EBPF_BUILT {
+        let message = "--ebpf: this build is without eBPF; take one that was built with `cargo build --release --features ebpf`";
+        return Err(command.error(clap::error::ErrorKind::InvalidValue, message));
+    }
     let mut refuse = |flag: &str, reason: String| {
         let message = format!("invalid value for '--{flag}': {reason}");
         command.error(clap::error::ErrorKind::ValueValidation, message)

@@ -46,7 +46,8 @@ base() {
 
 containers() { apt podman; }
 kernels() { apt qemu-system-x86; }
-ebpf() { apt clang llvm libelf-dev zlib1g-dev pkg-config; }
+# libbpf, libelf and zlib are built from source, so that the binary needs none of the machine.
+ebpf() { apt gcc libc6-dev make clang pkg-config autoconf automake autopoint bison flex gawk gettext; }
 browser() { apt chromium; }
 
 for group in "${@:-base}"; do
