@@ -18,6 +18,7 @@ enum { BPF_MAP_TYPE_HASH = 1, BPF_MAP_TYPE_ARRAY = 2, BPF_NOEXIST = 1 };
 #include <bpf/bpf_core_read.h>
 
 #define EAGAIN 11
+#define O_NONBLOCK 04000
 // sun_path; the two bytes of the family come before it.
 #define LONGEST_NAME 108
 #define FAMILY 2
@@ -30,7 +31,8 @@ struct net { struct ns_common ns; } KERNEL;
 typedef struct { struct net *net; } KERNEL possible_net_t;
 struct sock_common { possible_net_t skc_net; } KERNEL;
 struct sock { struct sock_common __sk_common; } KERNEL;
-struct socket { struct sock *sk; } KERNEL;
+struct file { unsigned int f_flags; } KERNEL;
+struct socket { struct file *file; struct sock *sk; } KERNEL;
 
 // A path without the NUL that ends it, or an abstract name with the NUL that it begins with.
 struct name {
@@ -60,6 +62,10 @@ SEC("fexit/unix_stream_connect")
 int BPF_PROG(count_refused, struct socket *socket, char *address, int length, int flags, int result)
 {
 	if (result != -EAGAIN || BPF_CORE_READ(socket, sk, __sk_common.skc_net.net, ns.inum) != network_namespace)
+		return 0;
+
+	// io_uring tries a connect that may block without blocking first, and nobody is told how that went.
+	if ((flags ^ BPF_CORE_READ(socket, file, f_flags)) & O_NONBLOCK)
 		return 0;
 
 	struct name name = {};
