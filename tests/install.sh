@@ -45,7 +45,7 @@ base() {
 }
 
 containers() { apt podman; }
-kernels() { apt qemu-system-x86; }
+kernels() { apt gcc libc6-dev qemu-system-x86 busybox-static cpio xz-utils debian-archive-keyring; }
 # libbpf, libelf and zlib are built from source, so that the binary needs none of the machine.
 ebpf() { apt gcc libc6-dev make clang pkg-config autoconf automake autopoint bison flex gawk gettext; }
 browser() { apt chromium; }

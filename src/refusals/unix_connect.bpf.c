@@ -64,12 +64,14 @@ int BPF_PROG(count_refused, struct socket *socket, char *address, int length, in
 	if (result != -EAGAIN || BPF_CORE_READ(socket, sk, __sk_common.skc_net.net, ns.inum) != network_namespace)
 		return 0;
 
-	// io_uring tries a connect that may block without blocking first, and nobody is told how that went.
+	// io_uring tries a connect that may wait without waiting first, and nobody is told how that went.
 	if ((flags ^ BPF_CORE_READ(socket, file, f_flags)) & O_NONBLOCK)
 		return 0;
 
 	struct name name = {};
-	__u32 bytes = length - FAMILY;
+	__u64 bytes = (__u32)(length - FAMILY);
+	// The verifier has to see that what is compared is what is used.
+	barrier_var(bytes);
 	if (bytes == 0 || bytes > LONGEST_NAME)
 		return 0;
 	// A path ends at its NUL, which the kernel has added if the client did not; room for it is in the key.

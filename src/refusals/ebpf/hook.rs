@@ -28,7 +28,7 @@ impl Hook {
         load(network_namespace).map_err(|error| {
             let why = match error.kind() {
                 ErrorKind::PermissionDenied => {
-                    "it takes the capabilities BPF and PERFMON, and a seccomp profile and a kernel that allow it"
+                    "it takes the capabilities BPF and PERFMON, a seccomp profile and a kernel that allow it, and before Linux 5.11 a locked memory limit of 1 MiB (ulimit -l 1024)"
                 }
                 _ => "it takes Linux 5.10 or newer with type information (/sys/kernel/btf/vmlinux)",
             };
