@@ -60,8 +60,9 @@ containers() {
     mv target/tools/web.tar.part target/tools/web.tar
   fi
 }
-kernels() { apt qemu-system-x86; }
-ebpf() { apt clang llvm libelf-dev zlib1g-dev pkg-config; }
+kernels() { apt gcc libc6-dev qemu-system-x86 busybox-static cpio xz-utils debian-archive-keyring; }
+# libbpf, libelf and zlib are built from source, so that the binary needs none of the machine.
+ebpf() { apt gcc libc6-dev make clang pkg-config autoconf automake autopoint bison flex gawk gettext; }
 browser() {
   apt chromium
   command -v npm >/dev/null || apt nodejs npm
