@@ -16,6 +16,9 @@ const PORT: u16 = 8000;
 /// Queries of each kind, in turn; the median counts.
 const QUERIES: u32 = 1001;
 
+/// Makes what else is in the namespace.
+type Others = fn() -> Held;
+
 pub(crate) fn measure(report: &mut Report) {
     following(report);
     looks(report);
@@ -76,13 +79,13 @@ fn follow(depth: u32) -> [Duration; 3] {
         let listed = unix::pending(&mut channel, id, &mut list).expect("an answer");
         let pending = Instant::now();
         follower.follow(Duration::from_millis(number.into()), &list, |_| ());
-        let followed = Instant::now();
+        let end = Instant::now();
         assert_eq!(queue.map(|queue| (queue, true)), listed);
         assert_eq!(u32::try_from(list.len()), Ok(depth));
         [
             looked_up.duration_since(start),
             pending.duration_since(looked_up),
-            followed.duration_since(pending),
+            end.duration_since(pending),
         ]
     })
 }
@@ -112,7 +115,6 @@ fn looks(report: &mut Report) {
         "times the lookup",
         "share at one a second %",
     ]);
-    type Others = fn() -> Held;
     let cases: [(&str, Others); 4] = [
         ("none", Held::default),
         ("1,000", || Held::tcp(500)),
