@@ -40,8 +40,8 @@ need_cargo() {
 
 base() {
   need_cargo
-  apt gcc libc6-dev make python3 python3-venv util-linux mount iproute2 btrfs-progs nginx-light prometheus curl
-  pip 'gunicorn==27.*'
+  apt gcc libc6-dev make python3 python3-venv util-linux mount iproute2 btrfs-progs nginx-light prometheus curl strace
+  pip 'gunicorn==27.*' grafana-foundation-sdk pyyaml
 }
 
 containers() {
@@ -56,13 +56,19 @@ containers() {
   }
   # nginx and gunicorn for the containers of the tests, once.
   if [ ! -e target/tools/web.tar ]; then
-    "${sudo[@]}" mmdebstrap --quiet --variant=minbase --include=nginx-light,gunicorn bookworm target/tools/web.tar.part
-    mv target/tools/web.tar.part target/tools/web.tar
+    "${sudo[@]}" mmdebstrap --quiet --variant=minbase --include=nginx-light,gunicorn bookworm target/tools/web.part.tar
+    mv target/tools/web.part.tar target/tools/web.tar
   fi
 }
-kernels() { apt qemu-system-x86; }
-ebpf() { apt clang llvm libelf-dev zlib1g-dev pkg-config; }
-browser() { apt chromium; }
+kernels() { apt gcc libc6-dev qemu-system-x86 busybox-static cpio xz-utils debian-archive-keyring; }
+# libbpf, libelf and zlib are built from source, so that the binary needs none of the machine.
+ebpf() { apt gcc libc6-dev make clang pkg-config autoconf automake autopoint bison flex gawk gettext; }
+browser() {
+  apt chromium
+  command -v npm >/dev/null || apt nodejs npm
+  [ -d target/tools/npm/node_modules/playwright-core ] ||
+    PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm install --silent --no-audit --no-fund --prefix target/tools/npm playwright-core >/dev/null
+}
 
 for group in "${@:-base}"; do
   case $group in

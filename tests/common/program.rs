@@ -22,7 +22,9 @@ pub(crate) fn command_of(group: &str, name: &str) -> Command {
         .chain(std::env::split_paths(&path))
         .chain(["/usr/sbin".into(), "/sbin".into()]);
     let found = places.map(|place| place.join(name)).find(|p| p.is_file());
-    Command::new(found.unwrap_or_else(|| panic!("{name} is missing; run: tests/install.sh {group}")))
+    Command::new(
+        found.unwrap_or_else(|| panic!("{name} is missing; run: tests/install.sh {group}")),
+    )
 }
 
 /// Runs a command to its end, which must be a success, and returns what it printed.

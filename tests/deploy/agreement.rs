@@ -12,18 +12,24 @@ use listen_queue_exporter::VERSION;
 use listen_queue_exporter::cli::{ENVIRONMENT_PREFIX, Flags, PORT};
 use listen_queue_exporter::metrics::{Kind, TABLE};
 
-const PLACES: &[&str] = &["deploy", "Dockerfile", "Makefile", "README.md", ".github"];
+const PLACES: &[&str] = &["deploy", "Dockerfile", "Makefile", "README.md", ".github/workflows"];
 
 fn matches<'t>(pattern: &str, text: &'t str) -> Vec<&'t str> {
     let pattern = Regex::new(pattern).unwrap();
-    pattern.find_iter(text).map(|found| found.as_str()).collect()
+    pattern
+        .find_iter(text)
+        .map(|found| found.as_str())
+        .collect()
 }
 
 #[test]
 fn the_image_has_one_name_and_the_tag_is_the_version() {
     let mut tagged = 0;
     for (path, text) in all(PLACES) {
-        for name in matches(r"ghcr\.io/[a-z0-9/_.-]*[a-z0-9](:[0-9A-Za-z_][\w.-]*)?", &text) {
+        for name in matches(
+            r"ghcr\.io/[a-z0-9/_.-]*[a-z0-9](:[0-9A-Za-z_][\w.-]*)?",
+            &text,
+        ) {
             match name.strip_prefix(IMAGE) {
                 Some("") => {}
                 Some(tag) => {
@@ -50,8 +56,14 @@ fn the_port_is_the_same_everywhere() {
     assert_eq!(expose.rest, PORT.to_string());
     for (path, port) in [
         ("deploy/compose/prometheus.yaml", format!("nginx:{PORT}\"")),
-        ("deploy/prometheus/prometheus.yaml", format!("localhost:{PORT}\"")),
-        ("deploy/systemd/listen-queue-exporter.env", format!("port {PORT} ")),
+        (
+            "deploy/prometheus/prometheus.yaml",
+            format!("localhost:{PORT}\""),
+        ),
+        (
+            "deploy/systemd/listen-queue-exporter.env",
+            format!("port {PORT} "),
+        ),
     ] {
         assert!(read(path).contains(&port), "{path}");
     }
@@ -65,7 +77,10 @@ fn the_port_is_the_same_everywhere() {
 #[test]
 fn every_flag_and_variable_exists() {
     let command = Flags::command();
-    let flags: BTreeSet<_> = command.get_arguments().filter_map(|a| a.get_long()).collect();
+    let flags: BTreeSet<_> = command
+        .get_arguments()
+        .filter_map(|a| a.get_long())
+        .collect();
     let variables: BTreeSet<_> = command
         .get_arguments()
         .filter_map(|a| a.get_env()?.to_str())

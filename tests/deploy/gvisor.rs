@@ -20,7 +20,14 @@ cat /tmp/log >&2
 #[test]
 fn in_gvisor_it_starts_says_what_is_missing_and_serves_what_proc_gives() {
     let mut runsc = container_tool("runsc");
-    runsc.args(["--network=none", "--ignore-cgroups", "do", "sh", "-c", INSIDE]);
+    runsc.args([
+        "--network=none",
+        "--ignore-cgroups",
+        "do",
+        "sh",
+        "-c",
+        INSIDE,
+    ]);
     runsc.args([BINARY, &PORT.to_string()]);
     let output = runsc.stdin(Stdio::null()).output().unwrap();
     let log = String::from_utf8_lossy(&output.stderr);
@@ -31,7 +38,10 @@ fn in_gvisor_it_starts_says_what_is_missing_and_serves_what_proc_gives() {
         assert_eq!(up(source), Some(0.0), "{source}");
         let line = format!("source={source} ");
         let line = log.lines().find(|l| l.contains(&line)).unwrap();
-        assert!(line.contains("this kernel has no sock_diag, as in gVisor"), "{line}");
+        assert!(
+            line.contains("this kernel has no sock_diag, as in gVisor"),
+            "{line}"
+        );
     }
     assert_eq!(up("netstat"), Some(1.0), "{log}");
     assert!(page.get("listen_queue_somaxconn") > Some(0.0));

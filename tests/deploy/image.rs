@@ -36,10 +36,7 @@ fn the_image_says_what_it_is_and_runs_as_nobody_in_particular() {
     let config = &inspected[0]["Config"];
     assert_eq!(config["User"], "65532:65532");
     assert_eq!(config["Entrypoint"], json!(["/listen-queue-exporter"]));
-    assert_eq!(
-        config["ExposedPorts"],
-        json!({ format!("{PORT}/tcp"): {} })
-    );
+    assert_eq!(config["ExposedPorts"], json!({ format!("{PORT}/tcp"): {} }));
     let label = |name: &str| &config["Labels"][format!("org.opencontainers.image.{name}")];
     assert_eq!(label("title"), "listen-queue-exporter");
     assert_eq!(label("version"), VERSION);

@@ -75,20 +75,32 @@ fn validate(manifests: &str) {
         let output = validate.output().unwrap();
         let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
         assert!(output.status.success(), "{said}");
-        let unknown = said.lines().filter(|line| line.contains("Couldn't find schema"));
+        let unknown = said
+            .lines()
+            .filter(|line| line.contains("Couldn't find schema"));
         for line in unknown {
             assert!(CUSTOM.iter().any(|kind| line.contains(kind)), "{line}");
         }
     }
     let custom = yaml(manifests);
-    let custom = custom.iter().filter(|d| CUSTOM.iter().any(|kind| d["kind"] == *kind));
+    let custom = custom
+        .iter()
+        .filter(|d| CUSTOM.iter().any(|kind| d["kind"] == *kind));
     let custom: String = custom.map(|document| format!("{document}\n")).collect();
     let mut node = container_tool("node");
     node.arg("tests/deploy/validate.mjs");
     node.arg(Path::new(ROOT).join("target/tools/node"));
     let node = node.current_dir(ROOT).stdin(Stdio::piped());
-    let mut node = node.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    node.stdin.take().unwrap().write_all(custom.as_bytes()).unwrap();
+    let mut node = node
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    node.stdin
+        .take()
+        .unwrap()
+        .write_all(custom.as_bytes())
+        .unwrap();
     let output = node.wait_with_output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
@@ -101,7 +113,10 @@ fn the_example_is_valid_and_whole() {
     let manifests = kustomize("deploy/kubernetes/example");
     validate(&manifests);
     let documents = yaml(&manifests);
-    let kinds: Vec<_> = documents.iter().map(|d| d["kind"].as_str().unwrap()).collect();
+    let kinds: Vec<_> = documents
+        .iter()
+        .map(|d| d["kind"].as_str().unwrap())
+        .collect();
     assert_eq!(
         kinds,
         [
@@ -116,7 +131,10 @@ fn the_example_is_valid_and_whole() {
         ]
     );
     let rule = of_kind(&documents, "PrometheusRule")[0];
-    assert_eq!(rule["spec"]["groups"], yaml(&read("deploy/prometheus/rules.yaml"))[0]["groups"]);
+    assert_eq!(
+        rule["spec"]["groups"],
+        yaml(&read("deploy/prometheus/rules.yaml"))[0]["groups"]
+    );
     let maps = of_kind(&documents, "ConfigMap");
     let dashboards: Vec<_> = maps
         .iter()
@@ -128,12 +146,18 @@ fn the_example_is_valid_and_whole() {
     // The pods are those that the Service, the PodMonitor and the autoscalers mean.
     let deployment = of_kind(&documents, "Deployment")[0];
     let labels = &deployment["spec"]["template"]["metadata"]["labels"];
-    assert_eq!(of_kind(&documents, "Service")[0]["spec"]["selector"], *labels);
+    assert_eq!(
+        of_kind(&documents, "Service")[0]["spec"]["selector"],
+        *labels
+    );
     let monitor = of_kind(&documents, "PodMonitor")[0];
     let wanted = &monitor["spec"]["selector"]["matchExpressions"][0];
     assert_eq!(wanted["operator"], "Exists");
     assert!(labels.get(wanted["key"].as_str().unwrap()).is_some());
-    assert_eq!(monitor["spec"]["podMetricsEndpoints"][0]["port"], "lq-metrics");
+    assert_eq!(
+        monitor["spec"]["podMetricsEndpoints"][0]["port"],
+        "lq-metrics"
+    );
 }
 
 #[test]
@@ -160,7 +184,10 @@ fn every_component_adds_what_it_says_to_every_kind_of_workload() {
     validate(&manifests);
     for document in yaml(&manifests) {
         let sysctls = &document["spec"]["template"]["spec"]["securityContext"]["sysctls"];
-        assert_eq!(*sysctls, json!([{"name": "net.core.somaxconn", "value": "8192"}]));
+        assert_eq!(
+            *sysctls,
+            json!([{"name": "net.core.somaxconn", "value": "8192"}])
+        );
     }
 }
 
@@ -193,9 +220,18 @@ fn the_sidecar_is_restricted_small_and_named() {
             "seccompProfile": {"type": "RuntimeDefault"},
         })
     );
-    assert_eq!(sidecar["resources"]["requests"], json!({"cpu": "5m", "memory": "8Mi"}));
-    assert_eq!(sidecar["resources"]["limits"], json!({"cpu": "50m", "memory": "16Mi"}));
-    assert_eq!(sidecar["ports"], json!([{"name": "lq-metrics", "containerPort": PORT}]));
+    assert_eq!(
+        sidecar["resources"]["requests"],
+        json!({"cpu": "5m", "memory": "8Mi"})
+    );
+    assert_eq!(
+        sidecar["resources"]["limits"],
+        json!({"cpu": "50m", "memory": "16Mi"})
+    );
+    assert_eq!(
+        sidecar["ports"],
+        json!([{"name": "lq-metrics", "containerPort": PORT}])
+    );
     assert_eq!(
         sidecar["livenessProbe"]["httpGet"],
         json!({"path": "/-/healthy", "port": "lq-metrics"})
@@ -212,7 +248,10 @@ fn the_whole_example_is_restricted() {
     );
     let spec = &of_kind(&documents, "Deployment")[0]["spec"]["template"]["spec"];
     assert_eq!(spec["securityContext"]["runAsNonRoot"], true);
-    assert_eq!(spec["securityContext"]["seccompProfile"]["type"], "RuntimeDefault");
+    assert_eq!(
+        spec["securityContext"]["seccompProfile"]["type"],
+        "RuntimeDefault"
+    );
     let containers = ["initContainers", "containers"].map(|list| spec[list].as_array().unwrap());
     for container in containers.into_iter().flatten() {
         let may = &container["securityContext"];
@@ -230,7 +269,10 @@ fn the_autoscalers_are_valid_and_ask_what_prometheus_understands() {
     let keda = read(format!("{folder}/keda.yaml"));
     validate(&format!("{hpa}---\n{keda}"));
     let (hpa, keda) = (&yaml(&hpa)[0]["spec"], &yaml(&keda)[0]["spec"]);
-    assert_eq!(hpa["scaleTargetRef"]["name"], keda["scaleTargetRef"]["name"]);
+    assert_eq!(
+        hpa["scaleTargetRef"]["name"],
+        keda["scaleTargetRef"]["name"]
+    );
     assert_eq!(hpa["minReplicas"], keda["minReplicaCount"]);
     assert_eq!(hpa["maxReplicas"], keda["maxReplicaCount"]);
     let advanced = &keda["advanced"]["horizontalPodAutoscalerConfig"];
@@ -249,7 +291,10 @@ fn the_autoscalers_are_valid_and_ask_what_prometheus_understands() {
     let expressions: BTreeSet<_> = [&query, trigger["query"].as_str().unwrap()]
         .map(|expr| json!({"record": "test:it", "expr": expr}).to_string())
         .into();
-    let rules: Vec<Value> = expressions.iter().map(|r| serde_json::from_str(r).unwrap()).collect();
+    let rules: Vec<Value> = expressions
+        .iter()
+        .map(|r| serde_json::from_str(r).unwrap())
+        .collect();
     let mut file = tempfile::NamedTempFile::new().unwrap();
     let group = json!({"groups": [{"name": "test", "rules": rules}]});
     write!(file, "{group}").unwrap();

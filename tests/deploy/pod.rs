@@ -36,7 +36,10 @@ impl<'p> Pod<'p> {
         let mut documents = yaml(&kustomize("deploy/kubernetes/example"));
         documents.retain(|d| match d["kind"].as_str().unwrap() {
             "Deployment" => true,
-            "ConfigMap" => !d["metadata"]["name"].as_str().unwrap().contains("dashboard"),
+            "ConfigMap" => !d["metadata"]["name"]
+                .as_str()
+                .unwrap()
+                .contains("dashboard"),
             _ => false,
         });
         for document in &mut documents {
@@ -70,7 +73,9 @@ impl<'p> Pod<'p> {
 
     fn inspect(&self, container: &str, format: &str) -> String {
         let container = format!("{}-pod-0-{container}", self.name);
-        let printed = self.podman.run(&["inspect", "--format", format, &container]);
+        let printed = self
+            .podman
+            .run(&["inspect", "--format", format, &container]);
         printed.trim().to_owned()
     }
 
@@ -126,9 +131,12 @@ impl<'p> Pod<'p> {
             })?;
             fs::read_to_string(format!("/sys/fs/cgroup{mount}{path}/cpu.stat")).ok()
         };
-        let stat = path("cpu", "/cpu").or_else(|| path("", "")).expect("cpu.stat");
+        let stat = path("cpu", "/cpu")
+            .or_else(|| path("", ""))
+            .expect("cpu.stat");
         let figure = |name: &str| -> Option<u64> {
-            stat.lines().find_map(|l| l.strip_prefix(name)?.trim().parse().ok())
+            stat.lines()
+                .find_map(|l| l.strip_prefix(name)?.trim().parse().ok())
         };
         figure("throttled_time ")
             .map(Duration::from_nanos)
@@ -147,7 +155,9 @@ impl Drop for Pod<'_> {
         let pod = format!("{}-pod-0", self.name);
         // A test that failed may have left it half made.
         let mut remove = self.podman.command();
-        let _ = remove.args(["pod", "rm", "--force", "--time=0", &pod]).output();
+        let _ = remove
+            .args(["pod", "rm", "--force", "--time=0", &pod])
+            .output();
     }
 }
 
@@ -182,7 +192,11 @@ fn name_volumes_after(spec: &mut Value, pod: &str) {
         }
     }
     for container in spec["containers"].as_array_mut().unwrap() {
-        for mount in container["volumeMounts"].as_array_mut().into_iter().flatten() {
+        for mount in container["volumeMounts"]
+            .as_array_mut()
+            .into_iter()
+            .flatten()
+        {
             suffix(&mut mount["name"], pod);
         }
     }
@@ -210,7 +224,9 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
         gunicorn.push(json!({"name": "GUNICORN_CMD_ARGS", "value": "--backlog=64"}));
     });
     full.ready("gunicorn", "nginx");
-    beside.when("its own backlog", |page| page.queue("gunicorn") == Queue::of(0, 64));
+    beside.when("its own backlog", |page| {
+        page.queue("gunicorn") == Queue::of(0, 64)
+    });
 
     // Without any right.
     let status = fs::read_to_string(full.proc("status")).unwrap();
@@ -239,7 +255,10 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
     );
     full.enter();
     assert_eq!(http::get(address(), "/-/healthy", &[]).status, 200);
-    assert_eq!(http::get(SITE.parse().unwrap(), "/-/nginx", &[]).status, 200);
+    assert_eq!(
+        http::get(SITE.parse().unwrap(), "/-/nginx", &[]).status,
+        200
+    );
 
     // 450 requests in 1.5 s to four workers that need 0.1 s for each.
     let answers = load::run(SITE.parse().unwrap(), 450, Duration::from_millis(1500));
@@ -285,7 +304,10 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
     println!("throttled for {throttled:?}, {late} rounds late");
     assert!(late >= (throttled.as_secs_f64() / 0.1).floor());
     let status = fs::read_to_string(full.proc("status")).unwrap();
-    let most = status.lines().find_map(|l| l.strip_prefix("VmHWM:")).unwrap();
+    let most = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmHWM:"))
+        .unwrap();
     let most: u64 = most.trim().trim_end_matches(" kB").parse().unwrap();
     println!("{most} kB at most");
     assert!(most < 8 * 1024, "more than is requested: {most} kB");
@@ -293,9 +315,15 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
     let start = Instant::now();
     let exporter = Pid::from_raw(full.exporter).unwrap();
     kill_process(exporter, Signal::TERM).unwrap();
-    wait::until_true("the exporter to end", || full.inspect(EXPORTER, "{{.State.Status}}") == "exited");
+    wait::until_true("the exporter to end", || {
+        full.inspect(EXPORTER, "{{.State.Status}}") == "exited"
+    });
     let log = full.logs(EXPORTER);
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
     assert_eq!(full.inspect(EXPORTER, "{{.State.ExitCode}}"), "0", "{log}");
 }
 
@@ -326,7 +354,12 @@ fn a_named_socket_is_found_without_the_volume_and_with_the_volume_at_another_pat
         let exporter = container(spec, EXPORTER);
         exporter["volumeMounts"][0]["mountPath"] = json!("/elsewhere");
         let listeners = &mut exporter["env"][0]["value"];
-        *listeners = json!(listeners.as_str().unwrap().replace("/run/app/", "/elsewhere/"));
+        *listeners = json!(
+            listeners
+                .as_str()
+                .unwrap()
+                .replace("/run/app/", "/elsewhere/")
+        );
     });
     let page = elsewhere.ready("gunicorn", "nginx");
     let labels = [
@@ -334,7 +367,10 @@ fn a_named_socket_is_found_without_the_volume_and_with_the_volume_at_another_pat
         ("family", "unix"),
         ("address", "unix:/elsewhere/gunicorn.socket"),
     ];
-    assert_eq!(page.labelled("listen_queue_listener_info", &labels), Some(1.0));
+    assert_eq!(
+        page.labelled("listen_queue_listener_info", &labels),
+        Some(1.0)
+    );
 }
 
 #[test]

@@ -81,10 +81,7 @@ impl Podman {
         fs::write(context.join("Dockerfile"), dockerfile::final_stage()).unwrap();
         let mut build = self.command();
         build.args(["build", "--quiet", "--tag", &exporter_image()]);
-        build.args([
-            "--build-arg",
-            &format!("REVISION={}", dockerfile::REVISION),
-        ]);
+        build.args(["--build-arg", &format!("REVISION={}", dockerfile::REVISION)]);
         build.arg("--build-context");
         build.arg(format!("builder={}", context.display()));
         program::run(build.arg(&context));

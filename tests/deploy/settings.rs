@@ -15,7 +15,9 @@ const COMPOSE: &str = "deploy/compose/compose.yaml";
 
 fn number(text: &str, pattern: &str) -> u32 {
     let found = Regex::new(pattern).unwrap().captures(text);
-    found.unwrap_or_else(|| panic!("{pattern}"))[1].parse().unwrap()
+    found.unwrap_or_else(|| panic!("{pattern}"))[1]
+        .parse()
+        .unwrap()
 }
 
 #[test]
@@ -42,14 +44,27 @@ fn the_numbers_of_nginx_and_gunicorn_fit_together() {
         format!("worker_connections      {connections}"),
         format!("gunicorn's backlog      {backlog}"),
         format!("proxy_read_timeout       {patience}s"),
-        format!("{} / ({workers} workers / {} s a request) = {longest:.0} s", backlog + 1, app_seconds(&app)),
+        format!(
+            "{} / ({workers} workers / {} s a request) = {longest:.0} s",
+            backlog + 1,
+            app_seconds(&app)
+        ),
     ] {
         assert!(nginx.contains(&said), "{said}");
     }
     // And as told to the exporter.
-    let told = [read(COMPOSE), read("deploy/kubernetes/example/exporter.yaml")];
+    let told = [
+        read(COMPOSE),
+        read("deploy/kubernetes/example/exporter.yaml"),
+    ];
     for text in told {
-        assert_eq!(number(&text, r"gunicorn=unix:/run/app/gunicorn.socket,backlog=(\d+)"), backlog);
+        assert_eq!(
+            number(
+                &text,
+                r"gunicorn=unix:/run/app/gunicorn.socket,backlog=(\d+)"
+            ),
+            backlog
+        );
         assert_eq!(number(&text, r"nginx=tcp::8080,backlog=(\d+)"), front);
     }
     assert!(gunicorn.contains("bind = \"unix:/run/app/gunicorn.socket\"\n"));
@@ -65,9 +80,18 @@ fn app_seconds(app: &str) -> f64 {
 fn nginx_and_gunicorn_accept_their_settings() {
     let mut nginx = program::command("nginx");
     let configuration = Path::new(ROOT).join("deploy/nginx/nginx.conf");
-    program::run(nginx.args(["-t", "-q", "-e", "/dev/stderr", "-c"]).arg(configuration));
+    program::run(
+        nginx
+            .args(["-t", "-q", "-e", "/dev/stderr", "-c"])
+            .arg(configuration),
+    );
     let mut gunicorn = program::command("gunicorn");
-    gunicorn.args(["--check-config", "--config", "gunicorn.conf.py", "app:application"]);
+    gunicorn.args([
+        "--check-config",
+        "--config",
+        "gunicorn.conf.py",
+        "app:application",
+    ]);
     program::run(gunicorn.current_dir(Path::new(ROOT).join("deploy/gunicorn")));
 }
 
@@ -85,7 +109,10 @@ fn compose_follows_its_schema_and_what_it_mounts_is_there() {
                 let path = Path::new(ROOT).join("deploy/compose").join(source);
                 assert!(path.exists(), "{name} mounts {source}");
             } else {
-                assert!(compose["volumes"].get(source).is_some(), "{name} mounts {source}");
+                assert!(
+                    compose["volumes"].get(source).is_some(),
+                    "{name} mounts {source}"
+                );
             }
         }
     }
@@ -94,11 +121,20 @@ fn compose_follows_its_schema_and_what_it_mounts_is_there() {
     assert_eq!(exporter["read_only"], true);
     assert_eq!(exporter["cap_drop"], json!(["ALL"]));
     for name in ["gunicorn", "listen-queue-exporter"] {
-        assert_eq!(services[name]["network_mode"], "service:nginx", "one network namespace");
+        assert_eq!(
+            services[name]["network_mode"], "service:nginx",
+            "one network namespace"
+        );
     }
-    assert_eq!(services["nginx"]["sysctls"]["net.core.somaxconn"], "${SOMAXCONN:-4096}");
+    assert_eq!(
+        services["nginx"]["sysctls"]["net.core.somaxconn"],
+        "${SOMAXCONN:-4096}"
+    );
     let provisioned = &yaml(&read("grafana/provisioning/datasources/prometheus.yaml"))[0];
-    assert_eq!(provisioned["datasources"][0]["url"], "http://prometheus:9090");
+    assert_eq!(
+        provisioned["datasources"][0]["url"],
+        "http://prometheus:9090"
+    );
     assert!(services.contains_key("prometheus"));
     assert_eq!(images(compose), images_of_the_kubernetes_example());
 }
@@ -107,7 +143,12 @@ fn compose_follows_its_schema_and_what_it_mounts_is_there() {
 fn images(compose: &Value) -> [String; 3] {
     let inline = compose.pointer("/services/gunicorn/build/dockerfile_inline");
     let inline = inline.unwrap().as_str().unwrap();
-    let from = inline.lines().next().unwrap().strip_prefix("FROM ").unwrap();
+    let from = inline
+        .lines()
+        .next()
+        .unwrap()
+        .strip_prefix("FROM ")
+        .unwrap();
     let nginx = compose["services"]["nginx"]["image"].as_str().unwrap();
     [nginx.to_owned(), from.to_owned(), gunicorn_release(inline)]
 }
@@ -115,19 +156,32 @@ fn images(compose: &Value) -> [String; 3] {
 fn images_of_the_kubernetes_example() -> [String; 3] {
     let text = read("deploy/kubernetes/example/deployment.yaml");
     let spec = &yaml(&text)[0]["spec"]["template"]["spec"];
-    let image = |index: usize| spec["containers"][index]["image"].as_str().unwrap().to_owned();
+    let image = |index: usize| {
+        spec["containers"][index]["image"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
     [image(1), image(0), gunicorn_release(&text)]
 }
 
 fn gunicorn_release(text: &str) -> String {
-    Regex::new(r"gunicorn==[\d.]+").unwrap().find(text).unwrap().as_str().to_owned()
+    Regex::new(r"gunicorn==[\d.]+")
+        .unwrap()
+        .find(text)
+        .unwrap()
+        .as_str()
+        .to_owned()
 }
 
 #[test]
 fn prometheus_accepts_the_compose_files_settings() {
     // As in the container: rules.yaml beside prometheus.yaml.
     let directory = tempfile::tempdir().unwrap();
-    for path in ["deploy/compose/prometheus.yaml", "deploy/prometheus/rules.yaml"] {
+    for path in [
+        "deploy/compose/prometheus.yaml",
+        "deploy/prometheus/rules.yaml",
+    ] {
         let name = Path::new(path).file_name().unwrap();
         fs::copy(Path::new(ROOT).join(path), directory.path().join(name)).unwrap();
     }
@@ -142,7 +196,11 @@ fn yamllint_finds_no_mistake_in_any_yaml() {
     let listed = program::run(git.args(["ls-files", "*.yaml", "*.yml"]).current_dir(ROOT));
     let files: Vec<PathBuf> = listed.lines().map(PathBuf::from).collect();
     assert!(files.len() > 10);
-    assert!(files.iter().all(|f| !f.components().any(|c| c == Component::ParentDir)));
+    assert!(
+        files
+            .iter()
+            .all(|f| !f.components().any(|c| c == Component::ParentDir))
+    );
     let mut yamllint = container_tool("yamllint");
     // What is a mistake, and not a matter of taste.
     let rules = "{rules: {key-duplicates: enable, trailing-spaces: enable, new-line-at-end-of-file: enable, indentation: {spaces: consistent}}}";

@@ -50,7 +50,9 @@ fn every_system_call_and_address_family_that_the_exporter_uses_is_allowed() {
     let trace = directory.path().join("trace");
     let mut command = container_tool("strace");
     // Behind the exporter, which is the process that was started.
-    command.args(["--daemonize", "--follow-forks", "--output"]).arg(&trace);
+    command
+        .args(["--daemonize", "--follow-forks", "--output"])
+        .arg(&trace);
     command.args([BINARY, "--web.listen-address", "127.0.0.1:0"]);
     let syslog = label(directory.path().join("log.sock"));
     command.args(["--listener", &label(&path), "--nginx.syslog", &syslog]);
@@ -66,9 +68,15 @@ fn every_system_call_and_address_family_that_the_exporter_uses_is_allowed() {
         .lines()
         .filter_map(|line| line.split_once(' ')?.1.trim_start().split_once('('))
         .map(|(call, _)| call)
-        .filter(|call| call.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'))
+        .filter(|call| {
+            call.bytes()
+                .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_')
+        })
         .collect();
-    assert!(calls.contains("socket") && calls.contains("accept4"), "{calls:?}");
+    assert!(
+        calls.contains("socket") && calls.contains("accept4"),
+        "{calls:?}"
+    );
     let refused: Vec<_> = calls.iter().filter(|c| !allowed.contains(**c)).collect();
     assert!(refused.is_empty(), "{refused:?}");
 
@@ -126,7 +134,12 @@ fn the_environment_file_is_understood_as_it_is_and_with_every_line_in_force() {
         .lines()
         .filter_map(|line| line.strip_prefix('#').unwrap_or(line).split_once('='))
         .filter(|(name, _)| name.starts_with(ENVIRONMENT_PREFIX))
-        .map(|(name, value)| (name, value.strip_prefix('"').unwrap().strip_suffix('"').unwrap()))
+        .map(|(name, value)| {
+            (
+                name,
+                value.strip_prefix('"').unwrap().strip_suffix('"').unwrap(),
+            )
+        })
         .collect();
     assert_eq!(variables.len(), 3);
     let _namespace = Namespace::enter();
@@ -136,7 +149,10 @@ fn the_environment_file_is_understood_as_it_is_and_with_every_line_in_force() {
     assert_eq!(exporter.address().to_string(), format!("127.0.0.1:{PORT}"));
     let page = exporter.scrape();
     assert_eq!(page.listeners(), BTreeSet::from(["gunicorn", "nginx"]));
-    assert_eq!(page.of("listen_queue_requested_backlog", "nginx"), Some(511.0));
+    assert_eq!(
+        page.of("listen_queue_requested_backlog", "nginx"),
+        Some(511.0)
+    );
     let unit = read(UNIT);
     assert!(unit.contains("EnvironmentFile=-/etc/default/listen-queue-exporter\n"));
     assert!(text.starts_with("# /etc/default/listen-queue-exporter: "));

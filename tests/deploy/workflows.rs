@@ -27,7 +27,10 @@ fn every_action_is_pinned_to_a_commit_and_says_its_release() {
     let pinned = Regex::new(r"^uses: [\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$").unwrap();
     let mut seen = 0;
     for (path, text) in all(&[FOLDER]) {
-        for line in text.lines().map(|line| line.trim().trim_start_matches("- ")) {
+        for line in text
+            .lines()
+            .map(|line| line.trim().trim_start_matches("- "))
+        {
             if line.starts_with("uses:") {
                 assert!(pinned.is_match(line), "{path}: {line}");
                 seen += 1;
@@ -49,7 +52,10 @@ fn no_job_has_rights_by_default_and_no_script_has_foreign_text_in_it() {
                 // Values reach scripts through the environment alone.
                 let script = step["run"].as_str().unwrap_or_default();
                 assert!(!script.contains("${{"), "{path}: {name}: {script}");
-                if step["uses"].as_str().is_some_and(|u| u.starts_with("actions/checkout@")) {
+                if step["uses"]
+                    .as_str()
+                    .is_some_and(|u| u.starts_with("actions/checkout@"))
+                {
                     assert_eq!(step["with"]["persist-credentials"], false, "{path}: {name}");
                 }
             }
