@@ -12,7 +12,13 @@ use listen_queue_exporter::VERSION;
 use listen_queue_exporter::cli::{ENVIRONMENT_PREFIX, Flags, PORT};
 use listen_queue_exporter::metrics::{Kind, TABLE};
 
-const PLACES: &[&str] = &["deploy", "Dockerfile", "Makefile", "README.md", ".github/workflows"];
+const PLACES: &[&str] = &[
+    "deploy",
+    "Dockerfile",
+    "Makefile",
+    "README.md",
+    ".github/workflows",
+];
 
 fn matches<'t>(pattern: &str, text: &'t str) -> Vec<&'t str> {
     let pattern = Regex::new(pattern).unwrap();
@@ -43,7 +49,10 @@ fn the_image_has_one_name_and_the_tag_is_the_version() {
             assert_eq!(reference, format!("?ref=v{VERSION}"), "{path}");
         }
         for release in matches(r"/(blob|download)/v[0-9][\w.-]*", &text) {
-            assert!(release.ends_with(&format!("/v{VERSION}")), "{path}: {release}");
+            assert!(
+                release.ends_with(&format!("/v{VERSION}")),
+                "{path}: {release}"
+            );
         }
     }
     assert!(tagged >= 3, "the two sidecars and compose");
