@@ -12,7 +12,8 @@ ARG FEATURES=""
 RUN case ",$FEATURES," in \
       *,ebpf,*) \
         apt-get update && \
-        apt-get install --yes --no-install-recommends clang libelf-dev make pkg-config zlib1g-dev && \
+        apt-get install --yes --no-install-recommends \
+          make clang pkg-config autoconf automake autopoint bison flex gawk gettext && \
         rm -rf /var/lib/apt/lists/* ;; \
     esac
 ARG TARGETARCH
@@ -25,15 +26,15 @@ RUN case "$TARGETARCH" in \
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 # The dependencies: a layer that stays until Cargo.toml or Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir src && \
-    echo 'fn main() {}' >src/main.rs && \
+RUN mkdir -p src/refusals && \
+    echo 'fn main() {}' | tee src/main.rs >src/refusals/build.rs && \
     touch src/lib.rs && \
     cargo build --release --locked --target "$(cat target-triple)" --features "$FEATURES" && \
     rm -r src
 COPY . .
 ARG REVISION="unknown"
 # The sources may be older than what was built of the empty ones.
-RUN find src -name '*.rs' -exec touch {} + && \
+RUN find src -type f -exec touch {} + && \
     LISTEN_QUEUE_EXPORTER_REVISION="$REVISION" \
       cargo build --release --locked --target "$(cat target-triple)" --features "$FEATURES" && \
     mkdir -p image && \

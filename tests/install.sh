@@ -56,8 +56,8 @@ containers() {
   }
   # nginx and gunicorn for the containers of the tests, once.
   if [ ! -e target/tools/web.tar ]; then
-    "${sudo[@]}" mmdebstrap --quiet --variant=minbase --include=nginx-light,gunicorn bookworm target/tools/web.tar.part
-    mv target/tools/web.tar.part target/tools/web.tar
+    "${sudo[@]}" mmdebstrap --quiet --variant=minbase --include=nginx-light,gunicorn bookworm target/tools/web.part.tar
+    mv target/tools/web.part.tar target/tools/web.tar
   fi
 }
 kernels() { apt gcc libc6-dev qemu-system-x86 busybox-static cpio xz-utils debian-archive-keyring; }

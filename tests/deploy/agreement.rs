@@ -1,17 +1,24 @@
 //! Facts that are written in more than one place: the image's name, the version, the port, flags and metrics.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use clap::CommandFactory;
 use regex_lite::Regex;
 
 use crate::dockerfile::stages;
-use crate::files::{IMAGE, all, read};
+use crate::files::{IMAGE, ROOT, all, read};
 use listen_queue_exporter::VERSION;
 use listen_queue_exporter::cli::{ENVIRONMENT_PREFIX, Flags, PORT};
 use listen_queue_exporter::metrics::{Kind, TABLE};
 
-const PLACES: &[&str] = &["deploy", "Dockerfile", "README.md", ".github"];
+const PLACES: &[&str] = &[
+    "deploy",
+    "Dockerfile",
+    "Makefile",
+    "README.md",
+    ".github/workflows",
+];
 
 fn matches<'t>(pattern: &str, text: &'t str) -> Vec<&'t str> {
     let pattern = Regex::new(pattern).unwrap();
@@ -40,6 +47,12 @@ fn the_image_has_one_name_and_the_tag_is_the_version() {
         }
         for reference in matches(r"\?ref=[\w.-]+", &text) {
             assert_eq!(reference, format!("?ref=v{VERSION}"), "{path}");
+        }
+        for release in matches(r"/(blob|download)/v[0-9][\w.-]*", &text) {
+            assert!(
+                release.ends_with(&format!("/v{VERSION}")),
+                "{path}: {release}"
+            );
         }
     }
     assert!(tagged >= 3, "the two sidecars and compose");
@@ -123,4 +136,14 @@ fn every_metric_exists() {
         }
     }
     assert!(seen > 5);
+}
+
+#[test]
+fn every_path_that_readme_names_is_there() {
+    let readme = read("README.md");
+    let paths = matches(r"\b(deploy|grafana|tests)/[\w./-]*\w", &readme);
+    assert!(paths.len() > 8);
+    for path in paths {
+        assert!(Path::new(ROOT).join(path).exists(), "{path}");
+    }
 }

@@ -205,3 +205,25 @@ fn the_builder_has_the_release_of_rust_that_the_tests_were_run_with() {
         "{from}"
     );
 }
+
+#[test]
+fn for_ebpf_the_builder_gets_what_the_tests_get() {
+    let install = read("tests/install.sh");
+    let (_, rest) = install.split_once("\nebpf() { apt ").unwrap();
+    let mut tools: Vec<_> = rest.split(';').next().unwrap().split(' ').collect();
+    // The base image has these.
+    tools.retain(|tool| !["gcc", "libc6-dev"].contains(tool));
+    let stages = stages();
+    let choice = stages[0]
+        .iter()
+        .find(|i| i.rest.contains("apt-get"))
+        .unwrap();
+    let (_, rest) = choice.rest.split_once("--no-install-recommends").unwrap();
+    let given: Vec<_> = rest
+        .split("&&")
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .collect();
+    assert_eq!(given, tools);
+}

@@ -268,6 +268,11 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
     let log = full.logs("nginx");
     let refused = "failed (11: Resource temporarily unavailable) while connecting to upstream";
     assert_eq!(log.matches(refused).count(), bad as usize, "{log}");
+    let witnessed = [("listener", "gunicorn"), ("source", "nginx_log")];
+    full.when("the refusals that nginx logged", |page| {
+        let seen = page.labelled("listen_queue_refused_connects_total", &witnessed);
+        seen == Some(f64::from(bad))
+    });
     let page = full.when("the queue to drain", |page| {
         page.queue("gunicorn") == Queue::of(0, SOMAXCONN)
     });
@@ -285,6 +290,28 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
     let other = beside.page();
     assert_eq!(other.of("listen_queue_depth_peak", "gunicorn"), Some(0.0));
     assert_eq!(other.queue("gunicorn"), Queue::of(0, 64));
+
+    // As README has it: a queue of 64, and 400 requests at once from inside the pod.
+    let gunicorn = "beside-pod-0-gunicorn";
+    let printed = podman.run(&["exec", gunicorn, "python3", "/app/burst.py"]);
+    println!("{printed}");
+    let counts = printed
+        .trim()
+        .split(", ")
+        .map(|part| part.split_once(" got ").unwrap());
+    let counts: Vec<(u32, &str)> = counts
+        .map(|(n, status)| (n.parse().unwrap(), status))
+        .collect();
+    assert_eq!(
+        counts.iter().map(|(_, status)| *status).collect::<Vec<_>>(),
+        ["200", "502"]
+    );
+    assert_eq!(counts.iter().map(|(count, _)| count).sum::<u32>(), 400);
+    let page = beside.when("the end of the burst", |page| {
+        page.queue("gunicorn") == Queue::of(0, 64)
+    });
+    assert_eq!(page.of("listen_queue_depth_peak", "gunicorn"), Some(65.0));
+    assert!(page.of("listen_queue_full_episodes_total", "gunicorn") >= Some(1.0));
 
     // A pause by the cpu limit is at most a tenth of a second, and the round after it is late.
     let late = full.page().get("listen_queue_samples_late_total").unwrap();
