@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::parser::ValueSource;
-use clap::{CommandFactory, FromArgMatches, Parser};
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use regex_lite::Regex;
 use tracing::level_filters::LevelFilter;
 
@@ -25,6 +25,8 @@ const INTERVAL: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(10);
 const TCP_INTERVAL: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_mins(1);
+const LOOK: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_hours(1);
 const PEAK_WINDOW: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24);
 
@@ -37,51 +39,15 @@ const PEAK_WINDOW: std::ops::RangeInclusive<Duration> =
     after_help = "Each flag can be given as an environment variable: LISTEN_QUEUE_EXPORTER_ and the flag in upper case, with dots and dashes as \
                   underscores. LISTEN_QUEUE_EXPORTER_LISTENER and LISTEN_QUEUE_EXPORTER_WEB_LISTEN_ADDRESS may hold several values, set apart by \
                   blanks or line ends.",
+    args_conflicts_with_subcommands = true,
     max_term_width = 110
 )]
 pub struct Flags {
-    /// A listener to watch, instead of all: [NAME=]ADDRESS[,backlog=N]. ADDRESS is unix:/path, unix:@abstract, tcp:HOST:PORT, tcp::PORT (every
-    /// wildcard listener of the port) or tcp:[::1]:PORT; \xNN stands for a byte. backlog=N tells what the application asks of listen(2).
-    /// Repeatable.
-    #[arg(
-        long,
-        value_name = "LISTENER",
-        help_heading = "Listeners",
-        env = "LISTEN_QUEUE_EXPORTER_LISTENER"
-    )]
-    listener: Vec<String>,
+    #[command(subcommand)]
+    command: Option<Command>,
 
-    /// Leave out discovered listeners whose address matches this regular expression anywhere.
-    #[arg(
-        long = "discover.exclude",
-        value_name = "REGEX",
-        help_heading = "Listeners",
-        env = "LISTEN_QUEUE_EXPORTER_DISCOVER_EXCLUDE",
-        conflicts_with = "listener"
-    )]
-    discover_exclude: Option<Regex>,
-
-    /// Watch at most this many discovered listeners; listen_queue_discovery_ignored_listeners counts the others.
-    #[arg(
-        long = "discover.limit",
-        value_name = "N",
-        help_heading = "Listeners",
-        env = "LISTEN_QUEUE_EXPORTER_DISCOVER_LIMIT",
-        default_value_t = 256,
-        conflicts_with = "listener"
-    )]
-    discover_limit: usize,
-
-    /// Time between samples, from 1ms to 10s.
-    #[arg(
-        long = "sample.interval",
-        value_name = "DURATION",
-        help_heading = "Sampling",
-        env = "LISTEN_QUEUE_EXPORTER_SAMPLE_INTERVAL",
-        default_value = "10ms",
-        value_parser = parse_interval
-    )]
-    pub sample_interval: Duration,
+    #[command(flatten)]
+    selection: SelectionFlags,
 
     /// Time between looks at the connections in a TCP queue that is not empty, from 10ms to 1m: the source of their waits and of the SYN queue's
     /// depth. A look walks the TCP table of the whole host.
@@ -159,16 +125,6 @@ pub struct Flags {
     )]
     pub ebpf: bool,
 
-    /// Where procfs is mounted.
-    #[arg(
-        long = "path.procfs",
-        value_name = "PATH",
-        help_heading = "System",
-        env = "LISTEN_QUEUE_EXPORTER_PATH_PROCFS",
-        default_value = "/proc"
-    )]
-    pub path_procfs: PathBuf,
-
     /// Least severe messages to log: error, warn, info, debug or trace.
     #[arg(
         long = "log.level",
@@ -191,19 +147,144 @@ pub struct Flags {
     pub log_format: Format,
 }
 
+/// Which listeners are looked at, and how often: the same for serving and for `check`.
+#[derive(Debug, Args)]
+struct SelectionFlags {
+    /// A listener to watch, instead of all: [NAME=]ADDRESS[,backlog=N]. ADDRESS is unix:/path, unix:@abstract, tcp:HOST:PORT, tcp::PORT (every
+    /// wildcard listener of the port) or tcp:[::1]:PORT; \xNN stands for a byte. backlog=N tells what the application asks of listen(2).
+    /// Repeatable.
+    #[arg(
+        long,
+        value_name = "LISTENER",
+        help_heading = "Listeners",
+        env = "LISTEN_QUEUE_EXPORTER_LISTENER"
+    )]
+    listener: Vec<String>,
+
+    /// Leave out discovered listeners whose address matches this regular expression anywhere.
+    #[arg(
+        long = "discover.exclude",
+        value_name = "REGEX",
+        help_heading = "Listeners",
+        env = "LISTEN_QUEUE_EXPORTER_DISCOVER_EXCLUDE",
+        conflicts_with = "listener"
+    )]
+    discover_exclude: Option<Regex>,
+
+    /// Watch at most this many discovered listeners; listen_queue_discovery_ignored_listeners counts the others.
+    #[arg(
+        long = "discover.limit",
+        value_name = "N",
+        help_heading = "Listeners",
+        env = "LISTEN_QUEUE_EXPORTER_DISCOVER_LIMIT",
+        default_value_t = 256,
+        conflicts_with = "listener"
+    )]
+    discover_limit: usize,
+
+    /// Time between samples, from 1ms to 10s.
+    #[arg(
+        long = "sample.interval",
+        value_name = "DURATION",
+        help_heading = "Sampling",
+        env = "LISTEN_QUEUE_EXPORTER_SAMPLE_INTERVAL",
+        default_value = "10ms",
+        value_parser = parse_interval
+    )]
+    sample_interval: Duration,
+
+    /// Where procfs is mounted.
+    #[arg(
+        long = "path.procfs",
+        value_name = "PATH",
+        help_heading = "System",
+        env = "LISTEN_QUEUE_EXPORTER_PATH_PROCFS",
+        default_value = "/proc"
+    )]
+    path_procfs: PathBuf,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Look once, without serving: a table, what is wrong and what to do about it, and an exit code: 0 nothing wrong, 1 something is near its
+    /// limit or does not move, 2 a bad flag, 3 full or refusing, 4 could not look.
+    Check(CheckFlags),
+}
+
+/// Flags of `check`.
+#[derive(Debug, Args)]
+struct CheckFlags {
+    #[command(flatten)]
+    selection: SelectionFlags,
+
+    /// How long to look, from 100ms to 1h.
+    #[arg(
+        long = "for",
+        value_name = "DURATION",
+        default_value = "1s",
+        value_parser = parse_look
+    )]
+    look: Duration,
+
+    /// How to print what was found.
+    #[arg(long, value_name = "FORMAT", default_value = "table")]
+    format: CheckFormat,
+}
+
+/// How `check` prints what it found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum CheckFormat {
+    /// For people, fitted to the terminal.
+    Table,
+    /// For programs.
+    Json,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Order {
+    /// Serve metrics.
+    Serve(Box<Options>),
+    /// Look once.
+    Check(CheckOptions),
+}
+
+/// Which listeners are looked at, and how often.
+#[derive(Debug)]
+pub struct Selection {
+    /// Listeners to watch; empty for all.
+    pub listeners: Vec<Listener>,
+    /// What discovery leaves out.
+    pub exclude: Option<Regex>,
+    /// Most listeners that discovery watches.
+    pub limit: usize,
+    /// Time between samples.
+    pub interval: Duration,
+    /// Where procfs is mounted.
+    pub procfs: PathBuf,
+}
+
+/// Flags of `check` whose values were checked.
+#[derive(Debug)]
+pub struct CheckOptions {
+    /// What to look at.
+    pub selection: Selection,
+    /// How long.
+    pub look: Duration,
+    /// How to print it.
+    pub format: CheckFormat,
+}
+
 /// Flags whose values were checked and turned into what they mean.
 #[derive(Debug)]
 pub struct Options {
     /// The flags that mean what they say.
     pub flags: Flags,
-    /// Listeners to watch; empty for all.
-    pub listeners: Vec<Listener>,
+    /// What to look at.
+    pub selection: Selection,
     /// Addresses to serve on.
     pub addresses: Vec<ServeAddress>,
-    /// What discovery leaves out.
-    pub discover_exclude: Option<Regex>,
-    /// Most listeners that discovery watches.
-    pub discover_limit: usize,
 }
 
 /// Where to serve.
@@ -219,15 +300,10 @@ pub enum ServeAddress {
 ///
 /// # Errors
 /// `--help` and `--version`, which are no failure, and a bad flag or value.
-pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, clap::Error> {
+pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, clap::Error> {
     let mut command = Flags::command();
     let matches = command.try_get_matches_from_mut(arguments)?;
-    let from_environment = |id| matches.value_source(id) == Some(ValueSource::EnvVariable);
-    let (split_listeners, split_addresses) = (
-        from_environment("listener"),
-        from_environment("web_listen_address"),
-    );
-    let mut flags = Flags::from_arg_matches(&matches)?;
+    let flags = Flags::from_arg_matches(&matches)?;
     if flags.ebpf && !refusals::EBPF_BUILT {
         let message = "--ebpf: this build is without eBPF; take one that was built with `cargo build --release --features ebpf`";
         return Err(command.error(clap::error::ErrorKind::InvalidValue, message));
@@ -236,27 +312,47 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Options, c
         let message = format!("invalid value for '--{flag}': {reason}");
         command.error(clap::error::ErrorKind::ValueValidation, message)
     };
-    let listeners = values(std::mem::take(&mut flags.listener), split_listeners)
-        .iter()
+    if let (Some(Command::Check(check)), Some((_, matches))) =
+        (&flags.command, matches.subcommand())
+    {
+        let selection =
+            select(&check.selection, matches).map_err(|reason| refuse("listener", reason))?;
+        return Ok(Order::Check(CheckOptions {
+            selection,
+            look: check.look,
+            format: check.format,
+        }));
+    }
+    let selection =
+        select(&flags.selection, &matches).map_err(|reason| refuse("listener", reason))?;
+    let split = from_environment(&matches, "web_listen_address");
+    let addresses = values(&flags.web_listen_address, split)
+        .map(parse_serve_address)
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|reason| refuse("web.listen-address", reason))?;
+    Ok(Order::Serve(Box::new(Options {
+        flags,
+        selection,
+        addresses,
+    })))
+}
+
+fn select(flags: &SelectionFlags, matches: &ArgMatches) -> Result<Selection, String> {
+    let listeners = values(&flags.listener, from_environment(matches, "listener"))
         .map(|text| Listener::parse(text).map_err(|e| e.to_string()))
         .collect::<Result<Vec<_>, _>>()
-        .and_then(refuse_same_name)
-        .map_err(|reason| refuse("listener", reason))?;
-    let addresses = values(
-        std::mem::take(&mut flags.web_listen_address),
-        split_addresses,
-    )
-    .iter()
-    .map(|text| parse_serve_address(text))
-    .collect::<Result<Vec<_>, _>>()
-    .map_err(|reason| refuse("web.listen-address", reason))?;
-    Ok(Options {
+        .and_then(refuse_same_name)?;
+    Ok(Selection {
         listeners,
-        addresses,
-        discover_exclude: flags.discover_exclude.take(),
-        discover_limit: flags.discover_limit,
-        flags,
+        exclude: flags.discover_exclude.clone(),
+        limit: flags.discover_limit,
+        interval: flags.sample_interval,
+        procfs: flags.path_procfs.clone(),
     })
+}
+
+fn from_environment(matches: &ArgMatches, id: &str) -> bool {
+    matches.value_source(id) == Some(ValueSource::EnvVariable)
 }
 
 /// The error on one line, without the usage that clap prints below it.
@@ -272,12 +368,13 @@ pub fn one_line(error: &clap::Error) -> String {
         .join("; ")
 }
 
-fn values(texts: Vec<String>, split: bool) -> Vec<String> {
-    if !split {
-        return texts;
-    }
-    let words = texts.iter().flat_map(|text| text.split_whitespace());
-    words.map(str::to_owned).collect()
+/// The values, which blanks and line ends set apart where they came from the environment.
+fn values(texts: &[String], split: bool) -> impl Iterator<Item = &str> {
+    texts.iter().flat_map(move |text| {
+        let words = split.then(|| text.split_whitespace());
+        let whole = (!split).then_some(text.as_str());
+        words.into_iter().flatten().chain(whole)
+    })
 }
 
 fn refuse_same_name(listeners: Vec<Listener>) -> Result<Vec<Listener>, String> {
@@ -365,6 +462,10 @@ fn parse_within(
     }
 }
 
+fn parse_look(text: &str) -> Result<Duration, String> {
+    parse_within(text, &LOOK, "100ms to 1h")
+}
+
 fn parse_telemetry_path(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
     if !text.starts_with('/') || !text.chars().all(plain) || text.contains("//") {
@@ -373,8 +474,8 @@ fn parse_telemetry_path(text: &str) -> Result<String, String> {
                 .to_owned(),
         );
     }
-    if text.starts_with("/-/") {
-        return Err("paths below /-/ are taken".to_owned());
+    if text.starts_with("/-/") || text.starts_with("/api/") {
+        return Err("paths below /-/ and /api/ are taken".to_owned());
     }
     Ok(text.to_owned())
 }
@@ -394,7 +495,7 @@ fn parse_level(text: &str) -> Result<LevelFilter, String> {
 mod tests {
     use super::*;
 
-    fn options(arguments: &[&str]) -> Result<Options, String> {
+    fn order(arguments: &[&str]) -> Result<Order, String> {
         let arguments = std::iter::once(&"listen-queue-exporter").chain(arguments);
         parse(arguments.map(OsString::from)).map_err(|error| one_line(&error))
     }
@@ -423,11 +524,32 @@ mod tests {
 
     #[test]
     fn without_flags_everything_is_discovered_on_the_port() {
-        let options = options(&[]).unwrap();
-        assert!(options.listeners.is_empty());
+        let Order::Serve(options) = order(&[]).unwrap() else {
+            panic!("not to serve")
+        };
+        assert!(options.selection.listeners.is_empty());
         assert_eq!(options.addresses, [ServeAddress::Any(PORT)]);
-        assert_eq!(options.discover_limit, 256);
-        assert_eq!(options.flags.sample_interval, Duration::from_millis(10));
+        assert_eq!(options.selection.limit, 256);
+        assert_eq!(options.selection.interval, Duration::from_millis(10));
+    }
+
+    #[test]
+    fn check_takes_the_same_listeners() {
+        let arguments = [
+            "check",
+            "--listener",
+            "tcp::80",
+            "--for",
+            "5s",
+            "--format",
+            "json",
+        ];
+        let Order::Check(options) = order(&arguments).unwrap() else {
+            panic!("not to check")
+        };
+        assert_eq!(options.selection.listeners.len(), 1);
+        assert_eq!(options.look, Duration::from_secs(5));
+        assert_eq!(options.format, CheckFormat::Json);
     }
 
     #[test]
@@ -459,6 +581,18 @@ mod tests {
                 &["--discover.limit", "5", "--listener", "tcp::80"],
                 "cannot be used with",
             ),
+            (&["--web.telemetry-path", "/api/v1"], "are taken"),
+            (&["check", "--for", "2h"], "not within 100ms to 1h"),
+            (&["check", "--format", "xml"], "table, json"),
+            (
+                &["check", "--listener", "x"],
+                "invalid value for '--listener'",
+            ),
+            (
+                &["check", "--web.listen-address", ":1"],
+                "unexpected argument",
+            ),
+            (&["--log.level", "loud", "check"], "check"),
             (&["--log.level", "loud"], "error, warn, info"),
             (&["--log.format", "xml"], "logfmt, json"),
             (
@@ -466,7 +600,7 @@ mod tests {
                 "a similar argument exists: '--listener'",
             ),
         ] {
-            let line = options(arguments).unwrap_err();
+            let line = order(arguments).unwrap_err();
             assert!(line.contains(expected), "{line}");
             assert!(!line.contains('\n'));
         }
@@ -475,7 +609,10 @@ mod tests {
     #[test]
     fn a_value_from_the_environment_is_split_at_blanks() {
         let texts = vec!["tcp::80 unix:/a\n".to_owned()];
-        assert_eq!(values(texts.clone(), true), ["tcp::80", "unix:/a"]);
-        assert_eq!(values(texts.clone(), false), texts);
+        assert_eq!(
+            values(&texts, true).collect::<Vec<_>>(),
+            ["tcp::80", "unix:/a"]
+        );
+        assert_eq!(values(&texts, false).collect::<Vec<_>>(), texts);
     }
 }

@@ -11,7 +11,7 @@
 //! ```text
 //! kernel/*  ──▶  sampler  ──▶  ledger  ──▶  metrics  ──▶  http  ──▶  main
 //! (Linux)        (a thread)    (pure)       (pure)        (async)
-//!                     └─ sample ─┘
+//!        refusals  ──▶  └─ sample ─┘          report ──▶  http, check
 //! ```
 //!
 //! | module | its job |
@@ -21,8 +21,11 @@
 //! | [`sample`] | the plain data of one round |
 //! | [`sampler`] | a thread with its own clock: rounds by exact lookup or dump, a listing once a second |
 //! | [`ledger`] | what samples add up to: peaks, histograms, time full, drops, replacements; and the events worth a line |
+//! | [`refusals`] | witnesses of refused unix connects: nginx's log |
 //! | [`metrics`] | one table of every metric, and the page made from it |
-//! | [`http`] | routes, landing page, connection limits |
+//! | [`report`] | the same figures as data, and why each limit is what it is |
+//! | [`http`] | routes, the live page, connection limits |
+//! | [`check`] | one look at the terminal: a table, diagnoses, an exit code |
 //! | [`cli`], [`duration`], [`logging`], [`journal`] | flags, how durations are written, how log lines look, which line an event gets |
 //!
 //! # What does not happen
@@ -39,6 +42,7 @@
 // Not in Cargo.toml: tests/ may unwrap.
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
+pub mod check;
 pub mod cli;
 pub mod duration;
 pub mod http;
@@ -49,6 +53,7 @@ pub mod listener;
 pub mod logging;
 pub mod metrics;
 pub mod refusals;
+pub mod report;
 pub mod sample;
 pub mod sampler;
 

@@ -9,13 +9,13 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
-use listen_queue_exporter::cli::{self, Options};
-use listen_queue_exporter::http::{self, App};
+use listen_queue_exporter::cli::{self, Options, Order};
+use listen_queue_exporter::http::{self, App, Streams};
 use listen_queue_exporter::kernel::namespace;
 use listen_queue_exporter::ledger::Ledger;
 use listen_queue_exporter::refusals::{Ebpf, Receiver, SyslogAddress, Witness};
 use listen_queue_exporter::sampler::{self, Discovery, Watch};
-use listen_queue_exporter::{journal, logging};
+use listen_queue_exporter::{check, journal, logging};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -23,8 +23,8 @@ use tokio::sync::mpsc;
 const PENDING_EVENTS: usize = 1024;
 
 fn main() -> ExitCode {
-    let options = match cli::parse(std::env::args_os()) {
-        Ok(options) => options,
+    let order = match cli::parse(std::env::args_os()) {
+        Ok(order) => order,
         Err(error) if error.exit_code() == 0 => {
             // Help and version go to standard output; nobody is left to tell if that is closed.
             let _ = error.print();
@@ -35,7 +35,11 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match run(options) {
+    let outcome = match order {
+        Order::Serve(options) => run(*options),
+        Order::Check(options) => return check::run(options),
+    };
+    match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
@@ -45,22 +49,18 @@ fn main() -> ExitCode {
 }
 
 fn run(options: Options) -> anyhow::Result<()> {
-    let flags = options.flags;
+    let (flags, selection) = (options.flags, options.selection);
     logging::start(flags.log_level, flags.log_format)?;
-    check_procfs(&flags.path_procfs)?;
+    check_procfs(&selection.procfs)?;
     let listeners = bind(&options.addresses)?;
     let ledger = Arc::new(Mutex::new(Ledger::new(
-        flags.sample_interval,
+        selection.interval,
         flags.sample_peak_window,
     )));
-    let watch = if options.listeners.is_empty() {
-        Watch::Discover(Discovery {
-            exclude: options.discover_exclude,
-            limit: options.discover_limit,
-            own: own_inodes(&listeners)?,
-        })
-    } else {
-        Watch::Configured(options.listeners)
+    let discovery = Discovery {
+        exclude: selection.exclude,
+        limit: selection.limit,
+        own: own_inodes(&listeners)?,
     };
     let (nginx_log, _removed_at_end) = match &flags.nginx_syslog {
         Some(address) => Some(receive(address, flags.nginx_syslog_mode)?).unzip(),
@@ -68,28 +68,30 @@ fn run(options: Options) -> anyhow::Result<()> {
     };
     let ebpf = flags
         .ebpf
-        .then(|| Ebpf::attach(own_network_namespace(&flags.path_procfs)));
+        .then(|| Ebpf::attach(own_network_namespace(&selection.procfs)));
     let (events, log) = mpsc::channel(PENDING_EVENTS);
     let config = sampler::Config {
-        interval: flags.sample_interval,
+        interval: selection.interval,
         tcp_interval: flags.sample_tcp_interval,
-        watch,
+        watch: Watch::new(selection.listeners, discovery),
         nginx_log,
         ebpf,
-        procfs: flags.path_procfs,
+        procfs: selection.procfs,
     };
+    let streams = Streams::default();
     let app = App {
         ledger: ledger.clone(),
-        interval: flags.sample_interval,
+        interval: selection.interval,
         telemetry_path: flags.web_telemetry_path,
         now: sampler::now,
+        streams: streams.clone(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start the HTTP runtime")?;
     runtime.block_on(async {
-        let shutdown = shutdown()?;
+        let shutdown = shutdown(streams)?;
         sampler::start(config, ledger, move |event| {
             // A full channel drops the line, never the round.
             let _ = events.try_send(event);
@@ -157,7 +159,7 @@ async fn write_log(mut events: mpsc::Receiver<listen_queue_exporter::ledger::Eve
 }
 
 /// Resolves at the first SIGTERM or SIGINT; the second ends the process at once.
-fn shutdown() -> io::Result<impl Future<Output = ()>> {
+fn shutdown(streams: Streams) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
@@ -165,6 +167,7 @@ fn shutdown() -> io::Result<impl Future<Output = ()>> {
             _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "ending"),
             _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "ending"),
         }
+        streams.close();
         tokio::spawn(async move {
             tokio::select! {
                 _ = terminate.recv() => {}

@@ -1,6 +1,7 @@
 //! The dashboard: sound, complete, and in agreement with the table of metrics and the rules.
 
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 use std::fs;
 use std::process::Command;
 
@@ -121,10 +122,12 @@ fn every_expression_uses_variables_that_exist_and_parses() {
                 ".*"
             }
         });
-        rules += &format!(
-            "  - record: panel:{index}\n    expr: {}\n",
+        writeln!(
+            rules,
+            "  - record: panel:{index}\n    expr: {}",
             Value::from(&*plain)
-        );
+        )
+        .unwrap();
     }
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("rules.yaml");

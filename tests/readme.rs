@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 
-use clap::CommandFactory;
+use clap::{Arg, CommandFactory};
 use listen_queue_exporter::cli::{ENVIRONMENT_PREFIX, Flags, PORT};
 use listen_queue_exporter::metrics::TABLE;
 
@@ -23,13 +23,28 @@ fn readme_has_the_table_of_metrics() {
 
 #[test]
 fn readme_has_the_table_of_flags() {
+    let command = Flags::command();
+    section_is("flags", &flags(command.get_arguments()));
+    let shared = |argument: &&Arg| {
+        let mut others = command.get_arguments();
+        others.any(|other| other.get_long() == argument.get_long())
+    };
+    let check = command.find_subcommand("check").unwrap();
+    let own = check.get_arguments().filter(|argument| !shared(argument));
+    section_is("check-flags", &flags(own));
+}
+
+fn flags<'a>(arguments: impl Iterator<Item = &'a Arg>) -> String {
     let mut table = "| flag | default | meaning |\n|---|---|---|\n".to_owned();
-    for argument in Flags::command().get_arguments() {
+    for argument in arguments {
         let Some(flag) = argument.get_long() else {
             continue;
         };
         let value = argument.get_value_names().unwrap_or_default();
-        let value = value.first().map(|name| format!(" {name}"));
+        let value = value
+            .first()
+            .filter(|_| argument.get_action().takes_values());
+        let value = value.map(|name| format!(" {name}"));
         let default = argument.get_default_values().first();
         let default = default.map(|default| format!("`{}`", default.display()));
         let help = argument.get_long_help().or(argument.get_help()).unwrap();
@@ -42,7 +57,7 @@ fn readme_has_the_table_of_flags() {
         )
         .unwrap();
     }
-    section_is("flags", &table);
+    table
 }
 
 #[test]

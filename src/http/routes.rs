@@ -1,14 +1,18 @@
 //! What is served where.
 
+use std::convert::Infallible;
 use std::io::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, Request, State};
 use axum::http::header::{
-    ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_SECURITY_POLICY,
-    CONTENT_TYPE, TRANSFER_ENCODING, VARY,
+    ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, TRANSFER_ENCODING, VARY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
@@ -16,14 +20,44 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use futures_util::stream;
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Interval, MissedTickBehavior};
 
 use super::page;
+use crate::duration;
 use crate::ledger::{Ledger, View};
 use crate::metrics;
+use crate::report::{LiveReport, Report};
 
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Without a round for this long, or for ten intervals if that is longer, the sampler counts as stuck.
 const STUCK: Duration = Duration::from_secs(5);
+
+/// Live pages at once; a further one polls.
+const STREAMS: usize = 8;
+/// Time between the events of a stream.
+const TICK: Duration = Duration::from_millis(250);
+/// What `/-/saturated` can look back on.
+const LONGEST_SATURATION: Duration = Duration::from_mins(5);
+
+/// The streams of live pages.
+#[derive(Debug, Clone)]
+pub struct Streams(Arc<Semaphore>);
+
+impl Default for Streams {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(STREAMS)))
+    }
+}
+
+impl Streams {
+    /// Ends them all within a tick, and begins no other.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
 
 /// What the routes work on.
 #[derive(Debug, Clone)]
@@ -36,6 +70,8 @@ pub struct App {
     pub telemetry_path: String,
     /// The clock of the samples.
     pub now: fn() -> Duration,
+    /// Live pages.
+    pub streams: Streams,
 }
 
 /// Every route.
@@ -43,9 +79,18 @@ pub fn router(app: App) -> Router {
     let mut router = Router::new()
         .route(&app.telemetry_path, get(serve_metrics))
         .route("/-/healthy", get(serve_health))
-        .route("/-/ready", get(serve_readiness));
+        .route("/-/ready", get(serve_readiness))
+        .route("/-/saturated", get(serve_saturation))
+        .route("/-/stream", get(serve_stream))
+        .route("/api/v1/listeners", get(serve_listeners));
     if app.telemetry_path != "/" {
-        router = router.route("/", get(serve_page));
+        router = router
+            .route("/", get(serve_page))
+            .route(
+                "/-/page.js",
+                get(async || asset("text/javascript", page::SCRIPT)),
+            )
+            .route("/-/page.css", get(async || asset("text/css", page::STYLE)));
     }
     router
         .layer(middleware::from_fn(refuse_body))
@@ -62,6 +107,20 @@ impl App {
     fn last_sample(&self) -> Option<Duration> {
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         ledger.view().last_sample
+    }
+
+    /// The figures, and what the queues did from part `since` on; and the part that is next.
+    fn live(&self, since: u64) -> (LiveReport, u64) {
+        let (view, recent) = {
+            let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+            (ledger.view().clone(), ledger.recent(since))
+        };
+        let end = recent.end;
+        let live = LiveReport {
+            report: Report::new(&view),
+            recent: recent.into(),
+        };
+        (live, end)
     }
 }
 
@@ -84,8 +143,147 @@ async fn serve_page(State(app): State<Arc<App>>) -> Response {
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),
         (CONTENT_SECURITY_POLICY, page::POLICY),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (CACHE_CONTROL, "no-store"),
     ];
-    (headers, page::render(&app.view(), &app.telemetry_path)).into_response()
+    let html = page::render(&Report::new(&app.view()), &app.telemetry_path);
+    (headers, html).into_response()
+}
+
+fn asset(kind: &'static str, text: &'static str) -> Response {
+    let headers = [
+        (CONTENT_TYPE, kind),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (CACHE_CONTROL, "no-cache"),
+    ];
+    (headers, text).into_response()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListenersQuery {
+    since: Option<u64>,
+}
+
+async fn serve_listeners(
+    State(app): State<Arc<App>>,
+    query: Result<Query<ListenersQuery>, QueryRejection>,
+) -> Response {
+    let since = match query {
+        Ok(Query(query)) => query.since,
+        Err(rejection) => return rejection.into_response(),
+    };
+    let json = match since {
+        Some(since) => serde_json::to_string(&app.live(since).0),
+        None => serde_json::to_string(&Report::new(&app.view())),
+    };
+    let headers = [
+        (CONTENT_TYPE, "application/json"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    match json {
+        Ok(json) => (headers, json).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// A live page's stream of events, each the JSON of [`LiveReport`].
+struct Stream {
+    app: Arc<App>,
+    ticks: Interval,
+    since: u64,
+    _permit: OwnedSemaphorePermit,
+}
+
+async fn serve_stream(State(app): State<Arc<App>>) -> Response {
+    let Ok(permit) = Arc::clone(&app.streams.0).try_acquire_owned() else {
+        let reason = "too many live pages; poll /api/v1/listeners\n";
+        return (StatusCode::SERVICE_UNAVAILABLE, reason).into_response();
+    };
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stream = Stream {
+        app,
+        ticks,
+        since: 0,
+        _permit: permit,
+    };
+    let events = stream::unfold(stream, |mut stream| async move {
+        stream.ticks.tick().await;
+        if stream.app.streams.0.is_closed() {
+            return None;
+        }
+        let (live, next) = stream.app.live(stream.since);
+        stream.since = next;
+        let json = serde_json::to_string(&live).ok()?;
+        Some((Ok::<_, Infallible>(format!("data: {json}\n\n")), stream))
+    });
+    let headers = [
+        (CONTENT_TYPE, "text/event-stream"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    (headers, Body::from_stream(events)).into_response()
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SaturationQuery {
+    listener: String,
+    #[serde(default = "SaturationQuery::above")]
+    above: f64,
+    #[serde(default = "SaturationQuery::length", rename = "for")]
+    length: String,
+}
+
+impl SaturationQuery {
+    fn above() -> f64 {
+        0.9
+    }
+
+    fn length() -> String {
+        "5s".to_owned()
+    }
+
+    fn parse(&self) -> Result<Duration, &'static str> {
+        if !(0.0..=1.0).contains(&self.above) {
+            return Err("above is not a number from 0 to 1\n");
+        }
+        let length = duration::parse(&self.length).ok();
+        length
+            .filter(|length| (TICK..=LONGEST_SATURATION).contains(length))
+            .ok_or("for is not a duration from 250ms to 5m, as in 5s\n")
+    }
+}
+
+async fn serve_saturation(
+    State(app): State<Arc<App>>,
+    query: Result<Query<SaturationQuery>, QueryRejection>,
+) -> Response {
+    let query = match query {
+        Ok(Query(query)) => query,
+        Err(rejection) => return rejection.into_response(),
+    };
+    let length = match query.parse() {
+        Ok(length) => length,
+        Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
+    };
+    let stayed = {
+        let ledger = app.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.stayed_above(&query.listener, length, query.above)
+    };
+    match stayed {
+        Some(true) => {
+            let reason = format!("saturated: above {} for {}\n", query.above, query.length);
+            (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
+        }
+        Some(false) => (StatusCode::OK, "not saturated\n").into_response(),
+        None => {
+            let reason = "no such listener; /api/v1/listeners has their names\n";
+            (StatusCode::NOT_FOUND, reason).into_response()
+        }
+    }
 }
 
 async fn serve_health(State(app): State<Arc<App>>) -> Response {

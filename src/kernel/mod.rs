@@ -7,6 +7,7 @@ pub mod inet;
 pub mod mount;
 pub mod namespace;
 pub mod netstat;
+pub mod owner;
 pub mod process;
 pub mod procnet;
 pub mod sock_diag;

@@ -413,6 +413,19 @@ mod tests {
         }
     }
 
+    /// Distinct clients of few, in any order, and zeros among them.
+    fn list_with_reused_numbers() -> impl Strategy<Value = Vec<u32>> {
+        let order = Just((1..=6_u32).collect::<Vec<_>>()).prop_shuffle();
+        let gone = proptest::collection::vec(proptest::bool::weighted(0.2), 6);
+        (order, gone, 0..=6_usize).prop_map(|(mut list, gone, length)| {
+            list.truncate(length);
+            for (client, gone) in list.iter_mut().zip(gone) {
+                *client *= u32::from(!gone);
+            }
+            list
+        })
+    }
+
     proptest! {
         #[test]
         fn while_clients_stay_every_wait_that_can_be_known_is_told(events in events(0)) {
@@ -422,6 +435,31 @@ mod tests {
         #[test]
         fn whoever_goes_away_nothing_is_told_that_is_not_so(events in events(2)) {
             check(events, true);
+        }
+
+        /// The kernel gives a number again only after four billion others, but lists may be anything.
+        #[test]
+        fn whichever_numbers_come_back_the_counts_add_up_and_an_anchor_fits_its_neighbours(
+            lists in proptest::collection::vec(list_with_reused_numbers(), 0..40),
+        ) {
+            let (mut follower, mut before, mut held) = (Follower::default(), vec![], 0);
+            for (list, now) in lists.into_iter().zip((1..).map(MS)) {
+                let mut told = 0;
+                let step = follower.follow(now, &list, |_| told += 1);
+                prop_assert_eq!(held + step.came, list.len() + step.left);
+                prop_assert!(told <= step.left);
+                if step.anchored {
+                    let stayed = before.iter().skip(step.left).zip(&list);
+                    prop_assert!(stayed.clone().any(|(old, new)| old == new && *new != 0));
+                    prop_assert!(stayed.clone().all(|(old, new)| old == new || *new == 0));
+                }
+                prop_assert_eq!(follower.abandoned(), list.iter().filter(|c| **c == 0).count());
+                if let Some(head) = follower.oldest(now) {
+                    prop_assert!(head.at_most.is_none_or(|most| head.at_least <= most));
+                }
+                held = list.len();
+                before = list;
+            }
         }
     }
 }

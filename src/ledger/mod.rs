@@ -3,6 +3,7 @@
 mod event;
 mod follower;
 mod histogram;
+mod history;
 mod peak;
 mod queue;
 mod waits;
@@ -13,6 +14,7 @@ use std::time::Duration;
 pub use event::{Event, Found};
 pub use follower::{Follower, Step, Wait};
 pub use histogram::Histogram;
+pub use history::{History, PARTS};
 pub use peak::Peak;
 pub use queue::{ListenerLedger, Totals, UTILIZATION};
 pub use waits::{WAIT, WaitTotals, Waits};
@@ -76,10 +78,24 @@ pub struct SourceFigures {
 }
 
 /// What is kept of a listener, and no scrape needs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Books {
     noted: Noted,
     followers: Followers,
+    history: History,
+}
+
+/// The highest depths of consecutive parts of time, a part's length apart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Recent {
+    /// Number of the first part.
+    pub first: u64,
+    /// Number of the part after the last.
+    pub end: u64,
+    /// Length of a part.
+    pub length: Duration,
+    /// Each listener's depths, all of the same number; absent where no round saw the listener.
+    pub peaks: BTreeMap<String, Vec<Option<u32>>>,
 }
 
 /// When each kind of event was last noted of a listener.
@@ -121,6 +137,36 @@ impl Ledger {
     #[must_use]
     pub fn view(&self) -> &View {
         &self.view
+    }
+
+    /// What the queues did from part `from` on, as far as that is kept, up to the last part that is over.
+    #[must_use]
+    pub fn recent(&self, from: u64) -> Recent {
+        let length = history::part_length(self.interval);
+        let end = self
+            .view
+            .last_sample
+            .map_or(0, |at| history::part_at(at, length));
+        let first = from.max(end.saturating_sub(PARTS as u64)).min(end);
+        let peaks = |books: &Books| (first..end).map(|part| books.history.peak(part)).collect();
+        Recent {
+            first,
+            end,
+            length,
+            peaks: self
+                .books
+                .iter()
+                .map(|(name, books)| (name.clone(), peaks(books)))
+                .collect(),
+        }
+    }
+
+    /// Whether a listener's utilization stayed above a bound for a time; `None` when no such listener is watched.
+    #[must_use]
+    pub fn stayed_above(&self, name: &str, window: Duration, utilization: f64) -> Option<bool> {
+        let now = self.view.last_sample?;
+        let history = &self.books.get(name)?.history;
+        Some(history.stayed_above(now, window, utilization))
     }
 
     /// Hands over what happened since the last call.
@@ -173,15 +219,21 @@ impl Ledger {
             let books = Books {
                 noted,
                 followers: Followers::default(),
+                history: History::new(self.interval),
             };
             self.view.listeners.insert(name.clone(), ledger);
             self.books.insert(name.clone(), books);
         }
-        let (Some(ledger), Some(Books { noted, followers })) =
+        let (Some(ledger), Some(books)) =
             (self.view.listeners.get_mut(name), self.books.get_mut(name))
         else {
             return;
         };
+        let Books {
+            noted,
+            followers,
+            history,
+        } = books;
         let was_up = ledger.up();
         let change = ledger.observe(
             at,
@@ -191,6 +243,9 @@ impl Ledger {
             &watched.readings,
         );
         ledger.observe_waits(at, &watched.waiting, followers);
+        if ledger.up() {
+            history.observe(at, ledger.depth(), ledger.utilization());
+        }
         let somaxconn = self.view.slow.settings.somaxconn;
         let listener = || watched.listener.clone();
         let mut event = None;

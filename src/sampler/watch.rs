@@ -25,6 +25,18 @@ pub enum Watch {
     Discover(Discovery),
 }
 
+impl Watch {
+    /// These listeners, or where there are none, all.
+    #[must_use]
+    pub fn new(listeners: Vec<Listener>, discovery: Discovery) -> Self {
+        if listeners.is_empty() {
+            Self::Discover(discovery)
+        } else {
+            Self::Configured(listeners)
+        }
+    }
+}
+
 /// Bounds of discovery.
 #[derive(Debug)]
 pub struct Discovery {

@@ -10,6 +10,7 @@ mod cpu;
 mod hold;
 mod report;
 mod scrape;
+mod waits;
 
 use std::path::Path;
 
@@ -19,15 +20,17 @@ use report::Report;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
-    if let [_, hold, kind, count] = arguments.as_slice()
+    if let [_, hold, what, count] = arguments.as_slice()
         && hold == hold::COMMAND
     {
-        hold::run(kind, count);
+        hold::run(what, count);
         return;
     }
     let mut report = Report::default();
     binary(&mut report);
-    cpu::measure(&mut report);
+    let program = cpu::compile();
+    cpu::measure(&mut report, &program);
+    waits::measure(&mut report, &program);
     scrape::measure(&mut report);
     report.finish(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target")));
 }

@@ -17,15 +17,24 @@ pub(crate) struct Held(Vec<Child>);
 impl Held {
     /// `count` unix sockets that do not listen.
     pub(crate) fn unix(count: u32) -> Self {
-        Self::start("unix", count)
+        Self::start(|_| "unix".to_owned(), count)
     }
 
     /// `count` connections over loopback, both of whose ends are here.
     pub(crate) fn tcp(count: u32) -> Self {
-        Self::start("tcp", count * 2)
+        Self::start(|_| "127.0.0.1:0".to_owned(), count * 2)
     }
 
-    fn start(kind: &str, sockets: u32) -> Self {
+    /// The same, accepted at a port.
+    pub(crate) fn tcp_at(port: u16, count: u32) -> Self {
+        // Each process has an address of its own.
+        Self::start(
+            |process| format!("127.0.0.{}:{port}", process + 2),
+            count * 2,
+        )
+    }
+
+    fn start(what: impl Fn(usize) -> String, sockets: u32) -> Self {
         let mut held = Self::default();
         let mut left = sockets;
         while left > 0 {
@@ -33,7 +42,7 @@ impl Held {
             left -= now;
             let program = std::env::current_exe().expect("this program");
             let mut child = Command::new(program)
-                .args([COMMAND, kind, &now.to_string()])
+                .args([COMMAND, &what(held.0.len()), &now.to_string()])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -58,15 +67,15 @@ impl Drop for Held {
     }
 }
 
-/// Holds sockets until the input ends.
-pub(crate) fn run(kind: &str, count: &str) {
+/// Holds unix sockets, or connections to a TCP address, until the input ends.
+pub(crate) fn run(what: &str, count: &str) {
     super::common::namespace::raise_open_files();
     let pairs = count.parse::<u32>().expect("a number") / 2;
-    let sockets: Vec<Box<dyn std::any::Any>> = if kind == "unix" {
+    let sockets: Vec<Box<dyn std::any::Any>> = if what == "unix" {
         let pair = |_| Box::new(UnixStream::pair().expect("a pair")) as Box<_>;
         (0..pairs).map(pair).collect()
     } else {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let listener = TcpListener::bind(what).expect("a port");
         let address = listener.local_addr().expect("an address");
         let connection = |_| {
             let near = TcpStream::connect(address).expect("a connection");

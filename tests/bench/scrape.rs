@@ -109,7 +109,7 @@ fn scrape(count: u16) -> Outcome {
         .collect();
     let exporter = Exporter::start(&["--discover.limit", "1000"]);
     exporter.when("all listeners", |page| {
-        page.listeners().len() == count.into()
+        page.listeners().len() == usize::from(count)
     });
     let page = exporter.scrape_text().len();
     let lasts = EVERY * SCRAPES;

@@ -1,0 +1,257 @@
+//! One look without serving: a table, what is wrong, what to do about it, and an exit code.
+
+mod diagnosis;
+pub mod servers;
+mod table;
+
+use std::collections::BTreeMap;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use diagnosis::{Diagnosis, Findings, Kind, NEAR, Severity, diagnose, exit_code};
+
+use crate::cli::{CheckFormat, CheckOptions};
+use crate::kernel::netstat::{Netstat, TcpExt};
+use crate::kernel::owner::{Owner, owners};
+use crate::kernel::sock_diag::Channel;
+use crate::kernel::unix::{self, Show, UnixListener};
+use crate::ledger::{Event, Ledger, View};
+use crate::report::Report;
+use crate::sample::{Absence, Presence};
+use crate::sampler::{self, Discovery, Watch};
+use table::Style;
+
+/// The first round is waited for this long.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// A look longer than this shows its progress.
+const LONG: Duration = Duration::from_secs(2);
+/// Exit code when nothing could be looked at.
+const BLIND: u8 = 4;
+
+/// What `--format json` prints.
+#[derive(Debug, Serialize)]
+struct Check<'a> {
+    #[serde(flatten)]
+    report: &'a Report,
+    /// How long the look was.
+    seconds: f64,
+    /// Who holds each listener, by its name; those that may be seen.
+    owners: BTreeMap<&'a str, OwnerReport<'a>>,
+    /// Worst first; empty when nothing is wrong.
+    diagnoses: &'a [Diagnosis],
+    /// As the process' own.
+    exit_code: u8,
+}
+
+#[derive(Debug, Serialize)]
+struct OwnerReport<'a> {
+    name: &'a str,
+    pid: i32,
+    processes: usize,
+}
+
+/// Looks, prints, and says by the exit code what was found.
+#[must_use]
+pub fn run(options: CheckOptions) -> ExitCode {
+    match look(options) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::from(BLIND)
+        }
+    }
+}
+
+fn look(options: CheckOptions) -> io::Result<u8> {
+    let (selection, look) = (options.selection, options.look);
+    let procfs = selection.procfs.clone();
+    let mut netstat = Netstat::open(&procfs).ok();
+    let before = tcp_ext(netstat.as_mut());
+    let discovery = Discovery {
+        exclude: selection.exclude,
+        limit: selection.limit,
+        own: Vec::new(),
+    };
+    let config = sampler::Config {
+        interval: selection.interval,
+        // The look is short, and the last figure has to be of its end.
+        tcp_interval: selection.interval.max(look / 10),
+        watch: Watch::new(selection.listeners, discovery),
+        nginx_log: None,
+        ebpf: None,
+        procfs: selection.procfs,
+    };
+    let ledger = Arc::new(Mutex::new(Ledger::new(
+        selection.interval,
+        look.max(Duration::from_secs(1)) * 2,
+    )));
+    let failures = Arc::new(Mutex::new(BTreeMap::new()));
+    let told = Arc::clone(&failures);
+    sampler::start(config, Arc::clone(&ledger), move |event| {
+        let mut failures = told.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Event::SourceFailed(source, reason) => {
+                failures.insert(source, reason);
+            }
+            Event::SourceRecovered(source) => {
+                failures.remove(&source);
+            }
+            _ => {}
+        }
+    })?;
+    wait(look, selection.interval, &ledger)?;
+    let view = ledger
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .view()
+        .clone();
+    let after = tcp_ext(netstat.as_mut());
+
+    let report = Report::new(&view);
+    let owners = owners_of(&view, &procfs);
+    let failures: Vec<(&'static str, String)> = failures
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .iter()
+        .map(|(source, reason)| (source.name(), reason.clone()))
+        .collect();
+    let diagnoses = diagnose(&Findings {
+        listeners: &report.listeners,
+        owners: &owners,
+        somaxconn: report.somaxconn,
+        failures: &failures,
+        stale: &stale(&view),
+        elsewhere: &elsewhere(&view),
+        before,
+        after,
+        look,
+    });
+    let code = exit_code(&diagnoses);
+    let mut out = io::stdout().lock();
+    match options.format {
+        CheckFormat::Json => {
+            let owners = owners.iter().map(|(name, owner)| {
+                let Owner {
+                    name: process,
+                    pid,
+                    processes,
+                } = owner;
+                let owner = OwnerReport {
+                    name: process,
+                    pid: *pid,
+                    processes: *processes,
+                };
+                (name.as_str(), owner)
+            });
+            let check = Check {
+                report: &report,
+                seconds: look.as_secs_f64(),
+                owners: owners.collect(),
+                diagnoses: &diagnoses,
+                exit_code: code,
+            };
+            serde_json::to_writer_pretty(&mut out, &check)?;
+            writeln!(out)?;
+        }
+        CheckFormat::Table => {
+            let text = table::render(&report, &owners, &diagnoses, look, Style::of(&out));
+            out.write_all(text.as_bytes())?;
+        }
+    }
+    out.flush()?;
+    Ok(code)
+}
+
+fn tcp_ext(netstat: Option<&mut Netstat>) -> TcpExt {
+    let read = netstat.map(|netstat| netstat.read().unwrap_or_default());
+    read.unwrap_or_default()
+}
+
+/// Waits until the rounds have gone on for as long as the look is, and tells on a terminal how far it is.
+fn wait(look: Duration, interval: Duration, ledger: &Mutex<Ledger>) -> io::Result<()> {
+    let started = sampler::now();
+    let last = || {
+        let ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.view().last_sample
+    };
+    let mut errors = io::stderr();
+    let progress = look > LONG && errors.is_terminal();
+    let mut shown = None;
+    loop {
+        let now = sampler::now();
+        let sampled = last();
+        if sampled.is_some_and(|at| at >= started + look) {
+            break;
+        }
+        if now > started + look + PATIENCE + interval * 2 {
+            return Err(io::Error::other(
+                "the kernel did not answer: no round was finished",
+            ));
+        }
+        let passed = now.saturating_sub(started).as_secs();
+        if progress && shown != Some(passed) {
+            write!(errors, "\rlooking: {passed} s of {} s ", look.as_secs())?;
+            errors.flush()?;
+            shown = Some(passed);
+        }
+        thread::sleep(interval.clamp(Duration::from_millis(10), Duration::from_millis(200)));
+    }
+    if progress {
+        write!(errors, "\r\x1b[K")?;
+    }
+    Ok(())
+}
+
+fn owners_of(view: &View, procfs: &Path) -> BTreeMap<String, Owner> {
+    let inodes: Vec<u32> = view
+        .listeners
+        .values()
+        .flat_map(|ledger| ledger.readings.iter().map(|reading| reading.id.inode))
+        .collect();
+    let Ok(by_inode) = owners(procfs, &inodes) else {
+        return BTreeMap::new();
+    };
+    view.listeners
+        .iter()
+        .filter_map(|(name, ledger)| {
+            let readings = ledger.readings.iter();
+            let holders = readings.filter_map(|reading| by_inode.get(&reading.id.inode));
+            let owner = holders.max_by_key(|owner| owner.processes)?;
+            Some((name.clone(), owner.clone()))
+        })
+        .collect()
+}
+
+/// Sockets that bear the name of a listener and are not it, with the connections that they hold.
+fn stale(view: &View) -> Vec<(String, u64)> {
+    let mut all: Vec<UnixListener> = Vec::new();
+    let listed = Channel::open()
+        .and_then(|mut channel| unix::list(&mut channel, Show::Everything, |one| all.push(one)));
+    if listed.is_err() {
+        return Vec::new();
+    }
+    view.listeners
+        .iter()
+        .filter_map(|(name, ledger)| {
+            let is_it = |one: &&UnixListener| ledger.readings.iter().any(|r| r.id == one.id);
+            let own = all.iter().find(is_it)?;
+            let others = all.iter().filter(|one| one.name == own.name && !is_it(one));
+            let held: u64 = others.map(|one| u64::from(one.queue.depth)).sum();
+            (held > 0).then(|| (name.clone(), held))
+        })
+        .collect()
+}
+
+fn elsewhere(view: &View) -> Vec<String> {
+    let elsewhere = view
+        .listeners
+        .iter()
+        .filter(|(_, ledger)| ledger.presence == Presence::Missing(Absence::NoListenerOfFile));
+    elsewhere.map(|(name, _)| name.clone()).collect()
+}

@@ -1,0 +1,171 @@
+//! The live page: useful as it comes, and with its script kept up to date by a stream of events.
+
+use std::fmt::Write as _;
+
+use crate::report::{ListenerReport, Report, TotalsReport};
+
+/// Nothing is loaded but the page's own script and style, and nothing can be put in.
+pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// The script.
+pub(super) const SCRIPT: &str = include_str!("page.js");
+/// The style.
+pub(super) const STYLE: &str = include_str!("page.css");
+
+const HEAD: &str = "<!doctype html>
+<html lang=\"en\">
+<head>
+<meta charset=\"utf-8\">
+<meta name=\"viewport\" content=\"width=device-width\">
+<title>listen-queue-exporter</title>
+<link rel=\"icon\" href=\"data:,\">
+<link rel=\"stylesheet\" href=\"/-/page.css\">
+<script src=\"/-/page.js\" defer></script>
+</head>
+";
+const COLUMNS: &str = "<thead><tr>\
+<th scope=\"col\">Listener</th>\
+<th scope=\"col\">Waiting</th>\
+<th scope=\"col\" class=\"live\">Last five minutes</th>\
+<th scope=\"col\" title=\"Highest depth of the peak window\">Peak</th>\
+<th scope=\"col\" title=\"Since the exporter saw it first\">Time full</th>\
+<th scope=\"col\" title=\"Time that the head of the queue has waited, at least\">Oldest wait</th>\
+<th scope=\"col\" title=\"Unix connects that were refused, as nginx's log or eBPF tell; of several witnesses the highest\">Refused</th>\
+<th scope=\"col\" title=\"Packets dropped at a TCP listener\">Drops</th>\
+</tr></thead>
+";
+
+/// The page for a moment's figures.
+pub(super) fn render(report: &Report, telemetry_path: &str) -> String {
+    let full: Vec<&str> = report
+        .listeners
+        .iter()
+        .filter(|listener| listener.queue.as_ref().is_some_and(|queue| queue.full))
+        .map(|listener| listener.name.as_str())
+        .collect();
+    let mut html = String::from(HEAD);
+    // Writing to a String cannot fail.
+    let _ = write!(
+        html,
+        "<body{}>\n<p id=\"alarm\" role=\"alert\"{}>FULL: <span>{}</span></p>\n\
+         <header><h1>listen-queue-exporter</h1>\n<p id=\"connection\" role=\"status\">As of the moment that it was loaded.</p>\n\
+         <p>Version {}, revision {}. <a href=\"{}\">Metrics</a>, <a href=\"/api/v1/listeners\">JSON</a></p></header>\n\
+         <main><table>\n<caption>Queues of connections that wait for accept()</caption>\n{COLUMNS}<tbody>\n",
+        if full.is_empty() {
+            ""
+        } else {
+            " class=\"full\""
+        },
+        if full.is_empty() { " hidden" } else { "" },
+        escape(&full.join(", ")),
+        crate::VERSION,
+        escape(crate::REVISION),
+        escape(telemetry_path),
+    );
+    for listener in &report.listeners {
+        write_row(&mut html, listener);
+    }
+    html.push_str("</tbody>\n</table></main>\n<template>");
+    html.push_str(&cells("", "", (0, 1), "", ["", "", "", "", "", ""]));
+    html.push_str("</template>\n</body>\n</html>\n");
+    html
+}
+
+fn write_row(html: &mut String, listener: &ListenerReport) {
+    let name = escape(&listener.name);
+    let totals = listener.totals.as_ref();
+    let peak = totals.map(|totals| totals.depth_peak.to_string());
+    let full = totals.map(|totals: &TotalsReport| format!("{:.2} s", totals.full_seconds));
+    let drops = totals
+        .and_then(|totals| totals.drops)
+        .map(|drops| drops.to_string());
+    let refused = listener.refused_connects.values().max();
+    let figures = |oldest: Option<f64>, limit: &str| {
+        [
+            peak.clone().unwrap_or_default(),
+            full.clone().unwrap_or_default(),
+            oldest.map_or(String::new(), |wait| format!("{wait:.2} s")),
+            refused.map_or(String::new(), ToString::to_string),
+            drops.clone().unwrap_or_default(),
+            escape(limit),
+        ]
+    };
+    let (class, depth, waiting, figures) = if let Some(queue) = &listener.queue {
+        (
+            if queue.full { "full" } else { "" },
+            (queue.depth, queue.capacity),
+            format!("{} of {}", queue.depth, queue.capacity),
+            figures(queue.oldest_wait_seconds, &queue.limit),
+        )
+    } else {
+        let reason = escape(listener.reason.as_deref().unwrap_or_default());
+        ("gone", (0, 1), reason, figures(None, ""))
+    };
+    let figures = figures.each_ref().map(String::as_str);
+    html.push_str(&cells(class, &name, depth, &waiting, figures));
+}
+
+/// A row; the script fills the same cells. Everything has to be escaped already.
+fn cells(
+    class: &str,
+    name: &str,
+    (depth, capacity): (u64, u64),
+    waiting: &str,
+    [peak, full, oldest, refused, drops, limit]: [&str; 6],
+) -> String {
+    // Yellow above three quarters, red when full: as the alerts have it.
+    let (near, last) = (capacity * 3 / 4, capacity - 1);
+    format!(
+        "<tr class=\"{class}\" data-name=\"{name}\"><th scope=\"row\">{name}</th>\
+         <td class=\"waiting\"><meter min=\"0\" max=\"{capacity}\" low=\"{near}\" high=\"{last}\" optimum=\"0\" value=\"{depth}\" aria-label=\"waiting connections\"></meter> \
+         <span>{waiting}</span><small>{limit}</small></td>\
+         <td class=\"live\"><canvas role=\"img\" aria-label=\"depth in the last five minutes\"></canvas></td>\
+         <td>{peak}</td><td>{full}</td><td>{oldest}</td><td>{refused}</td><td>{drops}</td></tr>\n"
+    )
+}
+
+fn escape(text: &str) -> String {
+    let mut html = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '&' => html.push_str("&amp;"),
+            '<' => html.push_str("&lt;"),
+            '>' => html.push_str("&gt;"),
+            '"' => html.push_str("&quot;"),
+            '\'' => html.push_str("&#39;"),
+            other => html.push(other),
+        }
+    }
+    html
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::Ledger;
+    use crate::listener::{Address, Listener};
+    use crate::sample::{Absence, Presence, Sample, Waiting, Watched};
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    #[test]
+    fn a_hostile_name_is_text() {
+        let address = Address::parse("unix:@<script>\"&'").unwrap();
+        let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
+        ledger.book(&Sample {
+            listeners: vec![Watched {
+                listener: Arc::new(Listener::discovered(address)),
+                presence: Presence::Missing(Absence::NotListening),
+                readings: Vec::new(),
+                waiting: Waiting::default(),
+            }],
+            ..Sample::default()
+        });
+        let html = render(&Report::new(ledger.view()), "/metrics");
+        let name = "unix:@&lt;script&gt;&quot;&amp;&#39;";
+        assert!(html.contains(&format!(
+            "data-name=\"{name}\"><th scope=\"row\">{name}</th>"
+        )));
+        assert_eq!(html.matches("<script").count(), 1);
+    }
+}
