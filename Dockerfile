@@ -13,7 +13,7 @@ RUN case ",$FEATURES," in \
       *,ebpf,*) \
         apt-get update && \
         apt-get install --yes --no-install-recommends \
-          make clang pkg-config autoconf automake autopoint bison flex gawk gettext && \
+          autoconf automake autopoint bison clang flex gawk gettext make pkg-config && \
         rm -rf /var/lib/apt/lists/* ;; \
     esac
 ARG TARGETARCH
@@ -26,8 +26,8 @@ RUN case "$TARGETARCH" in \
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 # The dependencies: a layer that stays until Cargo.toml or Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src/refusals && \
-    echo 'fn main() {}' | tee src/main.rs >src/refusals/build.rs && \
+COPY src/refusals/build.rs src/refusals/unix_connect.bpf.c src/refusals/
+RUN echo 'fn main() {}' >src/main.rs && \
     touch src/lib.rs && \
     cargo build --release --locked --target "$(cat target-triple)" --features "$FEATURES" && \
     rm -r src
