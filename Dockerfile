@@ -27,7 +27,8 @@ ENV RUSTFLAGS="-C target-feature=+crt-static"
 # The dependencies: a layer that stays until Cargo.toml or Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src/refusals && \
-    echo 'fn main() {}' | tee src/main.rs >src/refusals/build.rs && \
+    echo 'fn main() {}' >src/main.rs && \
+    cp src/main.rs src/refusals/build.rs && \
     touch src/lib.rs && \
     cargo build --release --locked --target "$(cat target-triple)" --features "$FEATURES" && \
     rm -r src

@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
@@ -52,7 +54,7 @@ impl<'p> Pod<'p> {
                 let spec = &mut document["spec"]["template"]["spec"];
                 adapt(spec);
                 change(spec);
-                name_volumes_after(spec, name);
+                own_volumes(spec, name, &podman.file("volumes").join(name));
             } else {
                 suffix(&mut metadata["name"], name);
             }
@@ -183,13 +185,23 @@ fn adapt(spec: &mut Value) {
     }
 }
 
-/// podman's volumes are known by name to all pods, Kubernetes' to their own only.
-fn name_volumes_after(spec: &mut Value, pod: &str) {
+/// podman's volumes are known by name to all pods, Kubernetes' to their own only. And podman gives an empty directory to the user of the
+/// container that starts first, where Kubernetes lets all users write: it becomes a directory of the test that they may.
+fn own_volumes(spec: &mut Value, pod: &str, place: &Path) {
+    // Of the run before, if there was one.
+    let _ = fs::remove_dir_all(place);
     for volume in spec["volumes"].as_array_mut().unwrap() {
-        suffix(&mut volume["name"], pod);
         if let Some(name) = volume.pointer_mut("/configMap/name") {
             suffix(name, pod);
+        } else {
+            let empty = volume.as_object_mut().unwrap().remove("emptyDir");
+            assert_eq!(empty, Some(json!({})));
+            let directory = place.join(volume["name"].as_str().unwrap());
+            fs::create_dir_all(&directory).unwrap();
+            fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+            volume["hostPath"] = json!({"path": directory, "type": "Directory"});
         }
+        suffix(&mut volume["name"], pod);
     }
     for container in spec["containers"].as_array_mut().unwrap() {
         for mount in container["volumeMounts"]
