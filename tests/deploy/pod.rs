@@ -175,6 +175,8 @@ fn adapt(spec: &mut Value) {
     let mut sidecar = sidecar[0].clone();
     sidecar.as_object_mut().unwrap().remove("restartPolicy");
     spec.as_object_mut().unwrap().remove("initContainers");
+    // What ends is not to come back before the test has seen how it ended.
+    spec["restartPolicy"] = json!("Never");
     let containers = spec["containers"].as_array_mut().unwrap();
     containers.insert(0, sidecar);
     for container in containers {
@@ -343,14 +345,17 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
     let exporter = Pid::from_raw(full.exporter).unwrap();
     kill_process(exporter, Signal::TERM).unwrap();
     wait::until_true("the exporter to end", || {
-        full.inspect(EXPORTER, "{{.State.Status}}") == "exited"
+        !Path::new(&full.proc("")).exists()
     });
-    let log = full.logs(EXPORTER);
     assert!(
         start.elapsed() < Duration::from_secs(1),
         "{:?}",
         start.elapsed()
     );
+    wait::until_true("podman to notice", || {
+        full.inspect(EXPORTER, "{{.State.Status}}") == "exited"
+    });
+    let log = full.logs(EXPORTER);
     assert_eq!(full.inspect(EXPORTER, "{{.State.ExitCode}}"), "0", "{log}");
 }
 
