@@ -13,7 +13,7 @@ RUN case ",$FEATURES," in \
       *,ebpf,*) \
         apt-get update && \
         apt-get install --yes --no-install-recommends \
-          make clang pkg-config autoconf automake autopoint bison flex gawk gettext && \
+          autoconf automake autopoint bison clang flex gawk gettext make pkg-config && \
         rm -rf /var/lib/apt/lists/* ;; \
     esac
 ARG TARGETARCH

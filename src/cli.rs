@@ -305,7 +305,7 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, cla
     let matches = command.try_get_matches_from_mut(arguments)?;
     let flags = Flags::from_arg_matches(&matches)?;
     if flags.ebpf && !refusals::EBPF_BUILT {
-        let message = "--ebpf: this build is without eBPF; take one that was built with `cargo build --release --features ebpf`";
+        let message = "--ebpf: this build is without eBPF; take an image built with `--build-arg FEATURES=ebpf`, or `cargo build --release --features ebpf`";
         return Err(command.error(clap::error::ErrorKind::InvalidValue, message));
     }
     let mut refuse = |flag: &str, reason: String| {

@@ -28,9 +28,8 @@ fn main() {
     }
     let mut report = Report::default();
     binary(&mut report);
-    let program = cpu::compile();
-    cpu::measure(&mut report, &program);
-    waits::measure(&mut report, &program);
+    cpu::measure(&mut report);
+    waits::measure(&mut report);
     scrape::measure(&mut report);
     report.finish(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target")));
 }

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use super::common::exporter::Exporter;
 use super::common::namespace::Namespace;
 use super::common::program::{self, Process, directory};
-use super::common::socket::{Listener, connect_all, label};
+use super::common::socket::{Listener, label};
 use super::hold::Held;
 use super::report::Report;
 
@@ -23,7 +23,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// How much dearer than the bare loop the exporter may be.
 const BAR: f64 = 1.3;
 
-pub(crate) fn measure(report: &mut Report, program: &Path) {
+pub(crate) fn measure(report: &mut Report) {
+    let program = compile();
     report.section(&format!(
         "CPU, one unix and one TCP listener (median of {WINDOWS} windows of {} s, in turn)",
         WINDOW.as_secs()
@@ -47,7 +48,7 @@ pub(crate) fn measure(report: &mut Report, program: &Path) {
         let run = || {
             let _namespace = Namespace::enter();
             let _held = population.make();
-            [100, 1000].map(|rate| (rate, compare(program, rate, 0)))
+            [100, 1000].map(|rate| (rate, compare(&program, rate)))
         };
         let results = std::thread::scope(|scope| scope.spawn(run).join()).expect("no panic");
         for (rate, shares) in results {
@@ -85,10 +86,10 @@ impl Population {
 
 /// Shares of one processor.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shares {
+struct Shares {
     empty: f64,
-    pub(crate) bare: f64,
-    pub(crate) exporter: f64,
+    bare: f64,
+    exporter: f64,
 }
 
 fn row(report: &mut Report, others: &str, rate: u32, shares: Shares) {
@@ -111,8 +112,7 @@ fn row(report: &mut Report, others: &str, rate: u32, shares: Shares) {
     }
 }
 
-/// The bare loop.
-pub(crate) fn compile() -> PathBuf {
+fn compile() -> PathBuf {
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("loop");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/loop.c");
     let mut gcc = program::command("gcc");
@@ -120,13 +120,10 @@ pub(crate) fn compile() -> PathBuf {
     program
 }
 
-/// Runs the three in turn, on a unix listener in whose queue `depth` connections wait, and a TCP listener.
-pub(crate) fn compare(program: &Path, rate: u32, depth: usize) -> Shares {
+fn compare(program: &Path, rate: u32) -> Shares {
     let directory = directory();
     let path = directory.path().join("g.sock");
     let unix = UnixListener::bind(&path).expect("a path that fits");
-    rustix::net::listen(&unix, 1000).expect("a longer queue");
-    let _clients = connect_all(&path, depth);
     let inode = rustix::fs::fstat(&unix).expect("a socket").st_ino;
     let _tcp = Listener::tcp(&format!("127.0.0.1:{PORT}"), 128);
     let interval = (1_000_000 / rate).to_string();

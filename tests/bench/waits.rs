@@ -1,64 +1,107 @@
 //! What it costs to know who waits: following unix queues in each round, and looking at TCP queues now and then.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use listen_queue_exporter::kernel::inet::{self, Family};
 use listen_queue_exporter::kernel::sock_diag::Channel;
+use listen_queue_exporter::kernel::unix::{self, Show};
+use listen_queue_exporter::ledger::Follower;
 
 use super::common::namespace::Namespace;
-use super::common::socket::{Listener, connect_tcp};
-use super::cpu::compare;
+use super::common::socket::{Listener, connect_abstract, connect_tcp};
 use super::hold::Held;
 use super::report::Report;
 
-const RATE: u32 = 1000;
-/// The longest queue that is listed.
-const LONGEST: u32 = 900;
 const PORT: u16 = 8000;
-/// Queries of each kind; the median counts.
-const QUERIES: usize = 201;
+/// Queries of each kind, in turn; the median counts.
+const QUERIES: u32 = 1001;
 
-pub(crate) fn measure(report: &mut Report, program: &Path) {
-    following(report, program);
+/// Makes what else is in the namespace.
+type Others = fn() -> Held;
+
+pub(crate) fn measure(report: &mut Report) {
+    following(report);
     looks(report);
 }
 
-fn following(report: &mut Report, program: &Path) {
+fn following(report: &mut Report) {
     report.section(&format!(
-        "Following a unix queue, {RATE} rounds/s, as many unix sockets in each case"
+        "Following a unix queue (median of {QUERIES}), as many unix sockets in each case"
     ));
     report.row(&[
         "depth",
-        "C loop us/round",
-        "exporter us/round",
-        "adds us",
-        "times depth 0",
-        "times the C loop",
+        "lookup us",
+        "with its list us",
+        "following us",
+        "adds to a round us",
+        "times the lookup",
     ]);
-    let mut at_rest = None;
-    for depth in [0, 1, 100, LONGEST] {
+    for depth in [0, 1, 100, unix::LONGEST_LIST] {
         let run = || {
             let _namespace = Namespace::enter();
             // A connection in the queue is two sockets.
-            let _others = Held::unix(2 * (LONGEST - depth));
-            compare(program, RATE, depth.try_into().expect("a few"))
+            let _others = Held::unix(2 * (unix::LONGEST_LIST - depth));
+            follow(depth)
         };
-        let shares = std::thread::scope(|scope| scope.spawn(run).join()).expect("no panic");
-        let [bare, exporter] = [shares.bare, shares.exporter].map(|s| s / f64::from(RATE) * 1e6);
-        let at_rest = *at_rest.get_or_insert(exporter);
+        let times = std::thread::scope(|scope| scope.spawn(run).join()).expect("no panic");
+        let [lookup, listed, following] = times.map(microseconds);
+        // An empty queue is looked up, and no more.
+        let listed = if depth == 0 { lookup } else { listed };
+        let adds = listed + following - lookup;
         report.row(&[
             &depth.to_string(),
-            &format!("{bare:.1}"),
-            &format!("{exporter:.1}"),
-            &format!("{:.1}", exporter - at_rest),
-            &format!("{:.2}", exporter / at_rest),
-            &format!("{:.2}", exporter / bare),
+            &format!("{lookup:.1}"),
+            &format!("{listed:.1}"),
+            &format!("{following:.1}"),
+            &format!("{adds:.1}"),
+            &format!("{:.2}", (lookup + adds) / lookup),
         ]);
-        for (name, value) in [("bare", bare), ("exporter", exporter)] {
-            report.figure(&format!("following, depth {depth}, {name} us/round"), value);
-        }
+        report.figure(&format!("following, depth {depth}, lookup us"), lookup);
+        report.figure(&format!("following, depth {depth}, adds us"), adds);
     }
+}
+
+/// How long a lookup takes, one with the list of the queue, and following it.
+fn follow(depth: u32) -> [Duration; 3] {
+    let _listener = Listener::abstract_unix(b"queue", 1000);
+    let client = |_| connect_abstract(b"queue").expect("there is room");
+    let _clients: Vec<_> = (0..depth).map(client).collect();
+    let mut channel = Channel::open().expect("netlink");
+    let mut found = None;
+    unix::list(&mut channel, Show::Queue, |row| found = Some(row.id)).expect("a dump");
+    let id = found.expect("it listens");
+    let (mut follower, mut list) = (Follower::default(), Vec::new());
+    medians(|number| {
+        list.clear();
+        let start = Instant::now();
+        let queue = unix::queue(&mut channel, id).expect("an answer");
+        let looked_up = Instant::now();
+        let listed = unix::pending(&mut channel, id, &mut list).expect("an answer");
+        let pending = Instant::now();
+        follower.follow(Duration::from_millis(number.into()), &list, |_| ());
+        let end = Instant::now();
+        assert_eq!(queue.map(|queue| (queue, true)), listed);
+        assert_eq!(u32::try_from(list.len()), Ok(depth));
+        [
+            looked_up.duration_since(start),
+            pending.duration_since(looked_up),
+            end.duration_since(pending),
+        ]
+    })
+}
+
+fn medians<const N: usize>(mut query: impl FnMut(u32) -> [Duration; N]) -> [Duration; N] {
+    let mut times: Vec<[Duration; N]> = (0..QUERIES).map(&mut query).collect();
+    let mut column = 0;
+    [(); N].map(|()| {
+        times.sort_unstable_by_key(|row| row[column]);
+        column += 1;
+        times[times.len() / 2][column - 1]
+    })
+}
+
+fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
 }
 
 fn looks(report: &mut Report) {
@@ -72,7 +115,6 @@ fn looks(report: &mut Report) {
         "times the lookup",
         "share at one a second %",
     ]);
-    type Others = fn() -> Held;
     let cases: [(&str, Others); 4] = [
         ("none", Held::default),
         ("1,000", || Held::tcp(500)),
@@ -88,7 +130,7 @@ fn looks(report: &mut Report) {
             look()
         };
         let times = std::thread::scope(|scope| scope.spawn(run).join()).expect("no panic");
-        let [lookup, look] = times.map(|time| time.as_secs_f64() * 1e6);
+        let [lookup, look] = times.map(microseconds);
         report.row(&[
             name,
             &format!("{lookup:.1}"),
@@ -116,19 +158,18 @@ fn look() -> [Duration; 2] {
     })
     .expect("a dump");
     let listener = found.expect("it listens");
-    let mut times = [const { Vec::new() }; 2];
-    for _ in 0..QUERIES {
+    medians(|_| {
         let start = Instant::now();
         let queue = inet::queue(&mut channel, listener.id, listener.bound);
-        times[0].push(start.elapsed());
-        let depth = queue.expect("an answer").expect("it listens").depth;
-        let (start, mut waiting) = (Instant::now(), 0);
+        let looked_up = Instant::now();
+        let mut waiting = 0;
         inet::members(&mut channel, Family::V4, PORT, |_| waiting += 1).expect("a dump");
-        times[1].push(start.elapsed());
+        let looked = Instant::now();
+        let depth = queue.expect("an answer").expect("it listens").depth;
         assert_eq!((depth, waiting), (1, 1));
-    }
-    times.map(|mut times| {
-        times.sort_unstable();
-        times[times.len() / 2]
+        [
+            looked_up.duration_since(start),
+            looked.duration_since(looked_up),
+        ]
     })
 }

@@ -229,6 +229,66 @@ fn status_has(status: &str, line: &str) {
     assert!(status.lines().any(|l| l == line), "{line} in {status}");
 }
 
+fn has_no_right(pod: &Pod) {
+    let status = fs::read_to_string(pod.proc("status")).unwrap();
+    for line in [
+        "Uid:\t65532\t65532\t65532\t65532",
+        "Gid:\t65532\t65532\t65532\t65532",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
+        status_has(&status, line);
+    }
+    let mounts = fs::read_to_string(pod.proc("mountinfo")).unwrap();
+    let options = |place: &str| {
+        let mut mounts = mounts.lines().map(|line| line.split(' '));
+        mounts
+            .find_map(|mut m| (m.nth(4)? == place).then(|| m.next()).flatten())
+            .unwrap_or_else(|| panic!("no mount at {place}"))
+    };
+    assert!(options("/").starts_with("ro,"), "{mounts}");
+    assert!(options("/run/app").starts_with("ro,"), "{mounts}");
+    assert_eq!(
+        pod.inspect(EXPORTER, "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}"),
+        format!("{} {}", 16 << 20, 50_000_000)
+    );
+}
+
+fn stayed_within_its_limits(pod: &Pod) {
+    // A pause by the cpu limit is at most a tenth of a second, and the round after it is late.
+    let late = pod.page().get("listen_queue_samples_late_total").unwrap();
+    let throttled = pod.throttled();
+    println!("throttled for {throttled:?}, {late} rounds late");
+    assert!(late >= (throttled.as_secs_f64() / 0.1).floor());
+    let status = fs::read_to_string(pod.proc("status")).unwrap();
+    let most = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmHWM:"))
+        .unwrap();
+    let most: u64 = most.trim().trim_end_matches(" kB").parse().unwrap();
+    println!("{most} kB at most");
+    assert!(most < 8 * 1024, "more than is requested: {most} kB");
+}
+
+fn ends_at_once(pod: &Pod) {
+    let start = Instant::now();
+    let exporter = Pid::from_raw(pod.exporter).unwrap();
+    kill_process(exporter, Signal::TERM).unwrap();
+    wait::until_true("the exporter to end", || !Path::new(&pod.proc("")).exists());
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+    wait::until_true("podman to notice", || {
+        pod.inspect(EXPORTER, "{{.State.Status}}") == "exited"
+    });
+    let log = pod.logs(EXPORTER);
+    assert_eq!(pod.inspect(EXPORTER, "{{.State.ExitCode}}"), "0", "{log}");
+}
+
 #[test]
 fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its_limits() {
     let (podman, _turn): (_, MutexGuard<()>) = podman();
@@ -242,31 +302,7 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
         page.queue("gunicorn") == Queue::of(0, 64)
     });
 
-    // Without any right.
-    let status = fs::read_to_string(full.proc("status")).unwrap();
-    for line in [
-        "Uid:\t65532\t65532\t65532\t65532",
-        "Gid:\t65532\t65532\t65532\t65532",
-        "CapEff:\t0000000000000000",
-        "CapBnd:\t0000000000000000",
-        "NoNewPrivs:\t1",
-        "Seccomp:\t2",
-    ] {
-        status_has(&status, line);
-    }
-    let mounts = fs::read_to_string(full.proc("mountinfo")).unwrap();
-    let options = |place: &str| {
-        let mut mounts = mounts.lines().map(|line| line.split(' '));
-        mounts
-            .find_map(|mut m| (m.nth(4)? == place).then(|| m.next()).flatten())
-            .unwrap_or_else(|| panic!("no mount at {place}"))
-    };
-    assert!(options("/").starts_with("ro,"), "{mounts}");
-    assert!(options("/run/app").starts_with("ro,"), "{mounts}");
-    assert_eq!(
-        full.inspect(EXPORTER, "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}"),
-        format!("{} {}", 16 << 20, 50_000_000)
-    );
+    has_no_right(&full);
     full.enter();
     assert_eq!(http::get(address(), "/-/healthy", &[]).status, 200);
     assert_eq!(
@@ -327,36 +363,8 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
     assert_eq!(page.of("listen_queue_depth_peak", "gunicorn"), Some(65.0));
     assert!(page.of("listen_queue_full_episodes_total", "gunicorn") >= Some(1.0));
 
-    // A pause by the cpu limit is at most a tenth of a second, and the round after it is late.
-    let late = full.page().get("listen_queue_samples_late_total").unwrap();
-    let throttled = full.throttled();
-    println!("throttled for {throttled:?}, {late} rounds late");
-    assert!(late >= (throttled.as_secs_f64() / 0.1).floor());
-    let status = fs::read_to_string(full.proc("status")).unwrap();
-    let most = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmHWM:"))
-        .unwrap();
-    let most: u64 = most.trim().trim_end_matches(" kB").parse().unwrap();
-    println!("{most} kB at most");
-    assert!(most < 8 * 1024, "more than is requested: {most} kB");
-
-    let start = Instant::now();
-    let exporter = Pid::from_raw(full.exporter).unwrap();
-    kill_process(exporter, Signal::TERM).unwrap();
-    wait::until_true("the exporter to end", || {
-        !Path::new(&full.proc("")).exists()
-    });
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
-    wait::until_true("podman to notice", || {
-        full.inspect(EXPORTER, "{{.State.Status}}") == "exited"
-    });
-    let log = full.logs(EXPORTER);
-    assert_eq!(full.inspect(EXPORTER, "{{.State.ExitCode}}"), "0", "{log}");
+    stayed_within_its_limits(&full);
+    ends_at_once(&full);
 }
 
 #[test]

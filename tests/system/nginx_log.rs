@@ -108,9 +108,8 @@ fn at_5000_requests_a_second_each_502_is_counted_over_udp() {
 
 #[test]
 fn a_newer_nginx_writes_lines_that_are_understood() {
-    let suite = "trixie";
-    let place = format!("{ROOT}/target/nginx/{suite}");
-    program::run(Command::new(format!("{ROOT}/tests/fetch-nginx.sh")).args([suite, &place]));
+    let place = format!("{ROOT}/target/nginx/trixie");
+    program::run(Command::new(format!("{ROOT}/tests/fetch-nginx.sh")).args(["trixie", &place]));
     let nginx = Command::new(format!("{place}/nginx"));
     let namespace = Namespace::enter_alone();
     namespace.set_somaxconn(128);

@@ -20,7 +20,7 @@ use crate::truth::{Log, Span, Traffic, count, timed};
 
 const NAME: &str = "unix:@queue";
 const BACKLOG: i32 = 300;
-const LASTS: Duration = Duration::from_secs(60);
+const LASTS: Duration = Duration::from_mins(1);
 
 #[test]
 fn every_sample_of_a_minute_at_1_ms_is_as_it_was() {

@@ -53,6 +53,10 @@ impl Stream {
         self.connects.push(span);
     }
 
+    fn accepted(&self) -> f64 {
+        u32::try_from(self.accepts.len()).unwrap().into()
+    }
+
     fn leave(&mut self) {
         let (connection, span) = timed(|| self.listener.accept());
         drop((connection.unwrap(), self.clients.pop_front()));
@@ -87,7 +91,7 @@ fn the_page_counts_every_connection_that_waited_and_adds_up_how_long() {
     stream.flow(500, 5, Duration::from_millis(20));
     let flowed = exporter.fresh();
     assert_eq!(unanchored(&flowed), unanchored(&start));
-    assert_eq!(waited(&flowed), stream.accepts.len() as f64);
+    assert_eq!(waited(&flowed), stream.accepted());
     assert_eq!(flowed.of(ABANDONED, NAME), Some(0.0));
 
     // The head is as old as it is, to an interval.
@@ -112,7 +116,7 @@ fn the_page_counts_every_connection_that_waited_and_adds_up_how_long() {
     let end = exporter.fresh();
     assert_eq!(end.of(ABANDONED, NAME), Some(0.0));
     assert_eq!(end.of(OLDEST, NAME), Some(0.0));
-    assert_eq!(waited(&end), stream.accepts.len() as f64);
+    assert_eq!(waited(&end), stream.accepted());
     let sum = |page: &Page| page.of(&format!("{WAITS}_sum"), NAME).unwrap();
     let pairs = stream.connects.iter().zip(&stream.accepts);
     let (least, most): (Duration, Duration) = pairs
