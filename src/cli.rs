@@ -14,7 +14,7 @@ use tracing::level_filters::LevelFilter;
 use crate::duration;
 use crate::listener::Listener;
 use crate::logging::Format;
-use crate::refusals::SyslogAddress;
+use crate::refusals::{self, SyslogAddress};
 
 /// The port on which the metrics are, registered nowhere and the same in every manifest.
 pub const PORT: u16 = 10128;
@@ -114,6 +114,16 @@ pub struct Flags {
         value_parser = parse_mode
     )]
     pub nginx_syslog_mode: u32,
+
+    /// Count refused connects in the kernel with eBPF, whoever makes them. Needs a build with the feature ebpf and the capabilities BPF and
+    /// PERFMON; without them the log says so and everything else works.
+    #[arg(
+        long,
+        help_heading = "Refused connects",
+        env = "LISTEN_QUEUE_EXPORTER_EBPF",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub ebpf: bool,
 
     /// Least severe messages to log: error, warn, info, debug or trace.
     #[arg(
@@ -294,6 +304,10 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, cla
     let mut command = Flags::command();
     let matches = command.try_get_matches_from_mut(arguments)?;
     let flags = Flags::from_arg_matches(&matches)?;
+    if flags.ebpf && !refusals::EBPF_BUILT {
+        let message = "--ebpf: this build is without eBPF; take an image built with `--build-arg FEATURES=ebpf`, or `cargo build --release --features ebpf`";
+        return Err(command.error(clap::error::ErrorKind::InvalidValue, message));
+    }
     let mut refuse = |flag: &str, reason: String| {
         let message = format!("invalid value for '--{flag}': {reason}");
         command.error(clap::error::ErrorKind::ValueValidation, message)

@@ -21,7 +21,7 @@
 //! | [`sample`] | the plain data of one round |
 //! | [`sampler`] | a thread with its own clock: rounds by exact lookup or dump, a listing once a second |
 //! | [`ledger`] | what samples add up to: peaks, histograms, time full, drops, replacements; and the events worth a line |
-//! | [`refusals`] | witnesses of refused unix connects: nginx's log |
+//! | [`refusals`] | witnesses of refused unix connects: nginx's log, a hook in the kernel |
 //! | [`metrics`] | one table of every metric, and the page made from it |
 //! | [`report`] | the same figures as data, and why each limit is what it is |
 //! | [`http`] | routes, the live page, connection limits |
@@ -30,14 +30,14 @@
 //!
 //! # What does not happen
 //!
-//! - Nothing outside [`kernel`] opens a file or a socket to learn something; `main` opens those that it serves on.
+//! - Nothing outside [`kernel`] and [`refusals`] opens a file or a socket to learn something; `main` opens those that it serves on.
 //! - Nothing in [`kernel`] knows a metric, a label or a clock.
 //! - [`ledger`] and [`metrics`] read no clock and do no I/O: samples and instants come in, values go out.
 //! - The sampler waits neither for a scrape nor for the log; a scrape copies the figures under the lock and renders without it.
 //! - A decoder does not panic, whatever the bytes; text from outside is printed one to one and never splits a line.
 //! - A failed source fails no scrape: its series are absent and `listen_queue_source_up` is 0.
 //! - The application's sockets and files are never connected to, written or locked.
-//! - There is no `unsafe` code.
+//! - There is no `unsafe` code; the eBPF program is C, and libbpf loads it.
 
 // Not in Cargo.toml: tests/ may unwrap.
 #![warn(clippy::unwrap_used, clippy::expect_used)]

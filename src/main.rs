@@ -11,8 +11,9 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context as _;
 use listen_queue_exporter::cli::{self, Options, Order};
 use listen_queue_exporter::http::{self, App, Streams};
+use listen_queue_exporter::kernel::namespace;
 use listen_queue_exporter::ledger::Ledger;
-use listen_queue_exporter::refusals::{Receiver, SyslogAddress, Witness};
+use listen_queue_exporter::refusals::{Ebpf, Receiver, SyslogAddress, Witness};
 use listen_queue_exporter::sampler::{self, Discovery, Watch};
 use listen_queue_exporter::{check, journal, logging};
 use tokio::signal::unix::{SignalKind, signal};
@@ -61,16 +62,20 @@ fn run(options: Options) -> anyhow::Result<()> {
         limit: selection.limit,
         own: own_inodes(&listeners)?,
     };
-    let (witness, _removed_at_end) = match &flags.nginx_syslog {
+    let (nginx_log, _removed_at_end) = match &flags.nginx_syslog {
         Some(address) => Some(receive(address, flags.nginx_syslog_mode)?).unzip(),
         None => (None, None),
     };
+    let ebpf = flags
+        .ebpf
+        .then(|| Ebpf::attach(own_network_namespace(&selection.procfs)));
     let (events, log) = mpsc::channel(PENDING_EVENTS);
     let config = sampler::Config {
         interval: selection.interval,
         tcp_interval: flags.sample_tcp_interval,
         watch: Watch::new(selection.listeners, discovery),
-        witness,
+        nginx_log,
+        ebpf,
         procfs: selection.procfs,
     };
     let streams = Streams::default();
@@ -131,6 +136,11 @@ fn receive(address: &SyslogAddress, mode: u32) -> anyhow::Result<(Witness, impl 
         .context("cannot start the thread for nginx's log")?;
     tracing::info!(%address, "receiving nginx's log");
     Ok(started)
+}
+
+fn own_network_namespace(procfs: &Path) -> Result<u32, String> {
+    namespace::network(procfs)
+        .map_err(|error| format!("cannot tell the own network namespace: {error}"))
 }
 
 /// The sockets by which discovery knows this process' own listeners.

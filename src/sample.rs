@@ -158,6 +158,8 @@ pub enum Source {
     ProcNetUnix,
     /// Refused connects and timeouts, from nginx's error log.
     NginxLog,
+    /// Refused connects, from a hook in the kernel.
+    Ebpf,
 }
 
 impl Source {
@@ -171,6 +173,7 @@ impl Source {
             Self::Sysctl => "sysctl",
             Self::ProcNetUnix => "proc_net_unix",
             Self::NginxLog => "nginx_log",
+            Self::Ebpf => "ebpf",
         }
     }
 }

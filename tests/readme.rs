@@ -41,8 +41,13 @@ fn flags<'a>(arguments: impl Iterator<Item = &'a Arg>) -> String {
             continue;
         };
         let value = argument.get_value_names().unwrap_or_default();
-        let value = value.first().map(|name| format!(" {name}"));
-        let default = argument.get_default_values().first();
+        let takes_value = argument.get_action().takes_values();
+        let value = value.first().filter(|_| takes_value);
+        let value = value.map(|name| format!(" {name}"));
+        let default = argument
+            .get_default_values()
+            .first()
+            .filter(|_| takes_value);
         let default = default.map(|default| format!("`{}`", default.display()));
         let help = argument.get_long_help().or(argument.get_help()).unwrap();
         writeln!(

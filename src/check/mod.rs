@@ -83,7 +83,8 @@ fn look(options: CheckOptions) -> io::Result<u8> {
         // The look is short, and the last figure has to be of its end.
         tcp_interval: selection.interval.max(look / 10),
         watch: Watch::new(selection.listeners, discovery),
-        witness: None,
+        nginx_log: None,
+        ebpf: None,
         procfs: selection.procfs,
     };
     let ledger = Arc::new(Mutex::new(Ledger::new(

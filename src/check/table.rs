@@ -21,7 +21,7 @@ pub(super) struct Style {
 }
 
 const RED: &str = "\x1b[1;31m";
-const YELLOW: &str = "\x1b[33m";
+const YELLOW: &str = "\x1b[1;33m";
 const GREEN: &str = "\x1b[32m";
 const PLAIN: &str = "\x1b[0m";
 const HEADINGS: [&str; 9] = [
@@ -56,7 +56,7 @@ impl Style {
     }
 
     fn paint(self, colour: &str, text: &str) -> String {
-        if self.colour {
+        if self.colour && colour != PLAIN {
             format!("{colour}{text}{PLAIN}")
         } else {
             text.to_owned()
@@ -188,8 +188,8 @@ fn row(listener: &ListenerReport, owner: Option<&Owner>, style: Style) -> Vec<St
 
 fn holders(owner: &Owner) -> String {
     match owner.processes {
-        1 => format!("{} ({})", owner.name, owner.pid),
-        processes => format!("{} ({} and {} more)", owner.name, owner.pid, processes - 1),
+        1 => format!("{} {}", owner.name, owner.pid),
+        processes => format!("{} {} +{}", owner.name, owner.pid, processes - 1),
     }
 }
 

@@ -5,6 +5,7 @@
 
 pub mod inet;
 pub mod mount;
+pub mod namespace;
 pub mod netstat;
 pub mod owner;
 pub mod process;

@@ -181,8 +181,8 @@ pub const TABLE: &[Metric] = &[
         name: "listen_queue_refused_connects_total",
         kind: Kind::Counter,
         labels: &["listener", "source"],
-        when: "unix, a witness is on (--nginx.syslog)",
-        help: "connect() calls that failed with EAGAIN because the queue was full, as far as the source saw them: nginx_log counts those of nginx whose line arrived. Two sources may see the same connect: take the larger, never the sum. A path of no watched listener is its own listener here, up to 32; the rest is other.",
+        when: "unix, a witness is on (--nginx.syslog, --ebpf)",
+        help: "connect() calls that failed with EAGAIN because the queue was full, as far as the source saw them: nginx_log counts those of nginx whose line arrived, ebpf those of every client in this network namespace while the exporter runs. Two sources may see the same connect: take the larger, never the sum. An address of no watched listener is its own listener here, up to 32; the rest is other.",
         collect: |view, out| {
             for refused in &view.slow.refused {
                 let labels = [refused.listener.as_str(), refused.source.name()];

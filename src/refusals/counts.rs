@@ -3,14 +3,15 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::nginx_log::Message;
+use crate::listener::UnixName;
 
-/// Paths that belong to no listener and are counted each for itself; what comes on top is counted together.
-pub const UNKNOWN_PATHS: usize = 32;
+/// Names that belong to no listener and are counted each for itself; what comes on top is counted together.
+pub const UNKNOWN_NAMES: usize = 32;
 
-/// Refusals by the path that was connected to, and lines by kind.
+/// Refusals by the name that was connected to, and lines by kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
-    paths: BTreeMap<Vec<u8>, Path>,
+    names: BTreeMap<UnixName, Name>,
     unknown: usize,
     other: u64,
     kinds: Kinds,
@@ -30,7 +31,7 @@ pub struct Kinds {
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Path {
+struct Name {
     refused: u64,
     known: bool,
 }
@@ -41,7 +42,7 @@ impl Counts {
         match message {
             Message::Refused(path) => {
                 self.kinds.refused += 1;
-                self.book_path(path);
+                self.add(&UnixName::Path(path.to_vec()), 1);
             }
             Message::Timeout => self.kinds.timeout += 1,
             Message::Other => self.kinds.other += 1,
@@ -49,43 +50,64 @@ impl Counts {
         }
     }
 
-    /// Says which paths belong to listeners now: they are counted each for itself, however many unknown ones there are.
-    pub fn know(&mut self, known: &BTreeSet<&[u8]>) {
-        for (path, entry) in &mut self.paths {
-            entry.known = known.contains(path.as_slice());
+    /// Adds refusals at a name.
+    pub fn add(&mut self, name: &UnixName, refused: u64) {
+        if let Some(entry) = self.names.get_mut(name) {
+            entry.refused += refused;
+        } else if self.unknown < UNKNOWN_NAMES {
+            self.unknown += 1;
+            let entry = Name {
+                refused,
+                known: false,
+            };
+            self.names.insert(name.clone(), entry);
+        } else {
+            self.other += refused;
         }
-        for path in known {
-            self.paths.entry(path.to_vec()).or_insert(Path {
+    }
+
+    /// Adds refusals at names that nobody can tell any more.
+    pub fn add_other(&mut self, refused: u64) {
+        self.other += refused;
+    }
+
+    /// Says which names belong to listeners now: they are counted each for itself, however many unknown ones there are.
+    pub fn know(&mut self, known: &BTreeSet<&UnixName>) {
+        for (name, entry) in &mut self.names {
+            entry.known = known.contains(name);
+        }
+        for name in known {
+            self.names.entry((*name).clone()).or_insert(Name {
                 refused: 0,
                 known: true,
             });
         }
-        // What belonged to a listener and does no longer is an unknown path like others, and only if something was refused there.
-        self.paths
+        // What belonged to a listener and does no longer is an unknown name like others, and only if something was refused there.
+        self.names
             .retain(|_, entry| entry.known || entry.refused > 0);
-        self.unknown = self.paths.values().filter(|entry| !entry.known).count();
-        while self.unknown > UNKNOWN_PATHS {
-            let Some(path) = self.an_unknown_path() else {
+        self.unknown = self.names.values().filter(|entry| !entry.known).count();
+        while self.unknown > UNKNOWN_NAMES {
+            let Some(name) = self.an_unknown_name() else {
                 break;
             };
-            self.other += self.paths.remove(&path).map_or(0, |entry| entry.refused);
+            self.other += self.names.remove(&name).map_or(0, |entry| entry.refused);
             self.unknown -= 1;
         }
     }
 
-    /// Whether this path is counted for itself.
+    /// Whether this name is counted for itself.
     #[must_use]
-    pub fn has(&self, path: &[u8]) -> bool {
-        self.paths.contains_key(path)
+    pub fn has(&self, name: &UnixName) -> bool {
+        self.names.contains_key(name)
     }
 
-    /// Refusals by path, of every path that was met or is known.
-    pub fn paths(&self) -> impl Iterator<Item = (&[u8], u64)> {
-        let paths = self.paths.iter();
-        paths.map(|(path, entry)| (path.as_slice(), entry.refused))
+    /// Refusals by name, of every name that was met or is known.
+    pub fn names(&self) -> impl Iterator<Item = (&UnixName, u64)> {
+        let names = self.names.iter();
+        names.map(|(name, entry)| (name, entry.refused))
     }
 
-    /// Refusals at unknown paths that came after the first [`UNKNOWN_PATHS`].
+    /// Refusals at unknown names that came after the first [`UNKNOWN_NAMES`].
     #[must_use]
     pub fn other(&self) -> u64 {
         self.other
@@ -97,24 +119,9 @@ impl Counts {
         self.kinds
     }
 
-    fn an_unknown_path(&self) -> Option<Vec<u8>> {
-        let mut unknown = self.paths.iter().filter(|(_, entry)| !entry.known);
-        unknown.next().map(|(path, _)| path.clone())
-    }
-
-    fn book_path(&mut self, path: &[u8]) {
-        if let Some(entry) = self.paths.get_mut(path) {
-            entry.refused += 1;
-        } else if self.unknown < UNKNOWN_PATHS {
-            self.unknown += 1;
-            let entry = Path {
-                refused: 1,
-                known: false,
-            };
-            self.paths.insert(path.to_owned(), entry);
-        } else {
-            self.other += 1;
-        }
+    fn an_unknown_name(&self) -> Option<UnixName> {
+        let mut unknown = self.names.iter().filter(|(_, entry)| !entry.known);
+        unknown.next().map(|(name, _)| name.clone())
     }
 }
 
@@ -128,47 +135,52 @@ mod tests {
         }
     }
 
-    fn of(counts: &Counts, path: &[u8]) -> Option<u64> {
-        counts.paths().find(|(p, _)| *p == path).map(|(_, n)| n)
+    fn path(text: &[u8]) -> UnixName {
+        UnixName::Path(text.to_vec())
+    }
+
+    fn of(counts: &Counts, text: &[u8]) -> Option<u64> {
+        let mut names = counts.names();
+        names.find(|(n, _)| **n == path(text)).map(|(_, n)| n)
     }
 
     #[test]
     fn unknown_paths_are_bounded_and_known_ones_are_always_counted() {
         let mut counts = Counts::default();
         refused(&mut counts, 0..1000);
-        counts.know(&[b"/run/g.sock".as_slice()].into());
+        counts.know(&[&path(b"/run/g.sock")].into());
         counts.book(&Message::Refused(b"/run/g.sock"));
         refused(&mut counts, 0..1);
-        assert_eq!(counts.paths().count(), UNKNOWN_PATHS + 1);
+        assert_eq!(counts.names().count(), UNKNOWN_NAMES + 1);
         assert_eq!(
             (of(&counts, b"/run/g.sock"), of(&counts, b"/0000")),
             (Some(1), Some(2))
         );
-        assert_eq!(counts.other(), 1000 - UNKNOWN_PATHS as u64);
+        assert_eq!(counts.other(), 1000 - UNKNOWN_NAMES as u64);
         assert_eq!(counts.kinds().refused, 1002);
     }
 
     #[test]
     fn a_path_that_becomes_known_keeps_its_count_and_makes_room() {
         let mut counts = Counts::default();
-        refused(&mut counts, 0..UNKNOWN_PATHS);
-        counts.know(&[b"/0000".as_slice()].into());
+        refused(&mut counts, 0..UNKNOWN_NAMES);
+        counts.know(&[&path(b"/0000")].into());
         counts.book(&Message::Refused(b"/new"));
         assert_eq!((of(&counts, b"/0000"), counts.other()), (Some(1), 0));
-        assert_eq!(counts.paths().count(), UNKNOWN_PATHS + 1);
+        assert_eq!(counts.names().count(), UNKNOWN_NAMES + 1);
     }
 
     #[test]
     fn listeners_that_come_and_go_do_not_grow_memory_without_bound() {
         let mut counts = Counts::default();
         for number in 0..1000 {
-            let path = format!("/{number:04}");
-            counts.know(&[path.as_bytes()].into());
+            let name = path(format!("/{number:04}").as_bytes());
+            counts.know(&[&name].into());
             refused(&mut counts, number..number + usize::from(number % 2 == 0));
         }
         counts.know(&BTreeSet::new());
-        assert_eq!(counts.paths().count(), UNKNOWN_PATHS);
-        let kept: u64 = counts.paths().map(|(_, n)| n).sum();
+        assert_eq!(counts.names().count(), UNKNOWN_NAMES);
+        let kept: u64 = counts.names().map(|(_, n)| n).sum();
         assert_eq!(kept + counts.other(), 500);
     }
 }

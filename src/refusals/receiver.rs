@@ -16,6 +16,7 @@ use rustix::net::sockopt;
 
 use super::counts::Counts;
 use super::nginx_log;
+use crate::listener::UnixName;
 
 /// nginx cuts a line off after 2 KB; the syslog header comes on top.
 const LONGEST_LINE: usize = 8192;
@@ -191,11 +192,11 @@ impl Drop for RemovedAtEnd {
 }
 
 impl Witness {
-    /// The counts so far, after telling which paths belong to listeners, or why nothing can be received.
+    /// The counts so far, after telling which names belong to listeners, or why nothing can be received.
     ///
     /// # Errors
     /// What the last receive said, if it failed.
-    pub fn read(&self, known: &BTreeSet<&[u8]>) -> Result<Counts, String> {
+    pub fn read(&self, known: &BTreeSet<&UnixName>) -> Result<Counts, String> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.counts.know(known);
         match &state.failure {

@@ -25,7 +25,7 @@ use crate::kernel::netstat::{Netstat, TcpExt};
 use crate::kernel::process::ProcessReader;
 use crate::kernel::sysctl::Sysctls;
 use crate::ledger::{Event, Ledger};
-use crate::refusals::Witness;
+use crate::refusals::{Ebpf, Witness};
 use crate::sample::{Sample, Slow, Source};
 use blocked::Blocked;
 use looks::Looks;
@@ -47,8 +47,10 @@ pub struct Config {
     pub tcp_interval: Duration,
     /// What to look at.
     pub watch: Watch,
-    /// Who sees connects that are refused, if anybody.
-    pub witness: Option<Witness>,
+    /// Who counts the refused connects that nginx's log tells, if anybody.
+    pub nginx_log: Option<Witness>,
+    /// Who counts those that the kernel tells, if anybody.
+    pub ebpf: Option<Ebpf>,
     /// Where procfs is mounted.
     pub procfs: PathBuf,
 }
@@ -120,7 +122,7 @@ struct Sampler {
     blocked: Blocked,
     looks: Looks,
     slow: SlowReader,
-    refusals: Option<Refusals>,
+    refusals: Refusals,
     next_listing: Duration,
 }
 
@@ -134,7 +136,7 @@ impl Sampler {
             blocked: Blocked::new(&config.procfs),
             looks: Looks::new(config.tcp_interval, config.interval),
             slow: SlowReader::new(&config.procfs),
-            refusals: config.witness.map(|w| Refusals::new(w, &config.procfs)),
+            refusals: Refusals::new(config.nginx_log, config.ebpf, &config.procfs),
             next_listing: Duration::ZERO,
         }
     }
@@ -153,10 +155,9 @@ impl Sampler {
         if listing_is_due {
             self.next_listing = started + LISTING_INTERVAL;
             let mut slow = self.slow.read(&mut sample.outcomes);
-            if let Some(refusals) = &mut self.refusals {
-                (slow.refused, slow.nginx_log) =
-                    self.watcher.refused(refusals, &self.sockets, sample);
-            }
+            (slow.refused, slow.nginx_log) =
+                self.watcher
+                    .refused(&mut self.refusals, &self.sockets, sample);
             sample.slow = Some(slow);
         }
         self.sockets.list_queues(&mut sample.outcomes);

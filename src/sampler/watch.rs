@@ -178,13 +178,16 @@ impl Watcher {
         }
     }
 
-    /// The refusals that a witness counted, told by listener.
+    /// The refusals that witnesses counted, told by listener.
     pub(super) fn refused(
         &mut self,
         refusals: &mut Refusals,
         sockets: &Sockets,
         sample: &mut Sample,
     ) -> (Vec<Refused>, Option<NginxLog>) {
+        if !refusals.are_witnessed() {
+            return (Vec::new(), None);
+        }
         let listeners = sample.listeners.iter().zip(&self.members);
         let targets: Vec<Target> = listeners
             .filter_map(|(watched, members)| target(&watched.listener, members, sockets))
@@ -217,7 +220,7 @@ fn sum(mut parts: impl Iterator<Item = Option<u32>>) -> Option<u64> {
     parts.try_fold(0, |sum, part| Some(sum + u64::from(part?)))
 }
 
-/// A unix listener as far as a path can mean it.
+/// A unix listener as far as a name can mean it.
 fn target<'a>(
     listener: &'a Listener,
     members: &[SocketId],
@@ -229,20 +232,13 @@ fn target<'a>(
     let bound = |id: &SocketId| {
         let found = sockets.unix.binary_search_by_key(id, |row| row.id).ok()?;
         let row = sockets.unix.get(found)?;
-        Some((row.name.as_ref().and_then(path), row.file))
+        Some((row.name.as_ref(), row.file))
     };
     Some(Target {
         label: &listener.name,
-        path: path(name),
+        name,
         bound: members.iter().filter_map(bound).collect(),
     })
-}
-
-fn path(name: &UnixName) -> Option<&[u8]> {
-    match name {
-        UnixName::Path(path) => Some(path),
-        UnixName::Abstract(_) => None,
-    }
 }
 
 type Found = (Arc<Listener>, Members, Presence);

@@ -12,12 +12,19 @@ const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/bin");
 
 /// A command for a program that `tests/install.sh base` installs.
 pub(crate) fn command(name: &str) -> Command {
+    command_of("base", name)
+}
+
+/// A command for a program that `tests/install.sh` with this group installs.
+pub(crate) fn command_of(group: &str, name: &str) -> Command {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let places = std::iter::once(PathBuf::from(TOOLS))
         .chain(std::env::split_paths(&path))
         .chain(["/usr/sbin".into(), "/sbin".into()]);
     let found = places.map(|place| place.join(name)).find(|p| p.is_file());
-    Command::new(found.unwrap_or_else(|| panic!("{name} is missing; run: tests/install.sh base")))
+    Command::new(
+        found.unwrap_or_else(|| panic!("{name} is missing; run: tests/install.sh {group}")),
+    )
 }
 
 /// Runs a command to its end, which must be a success, and returns what it printed.

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -14,6 +15,7 @@ const APPLICATION: &str = "
 import os, random, time
 def app(environ, start_response):
     if os.environ['WAIT'] == 'gate':
+        open('taken', 'w').close()
         while os.path.exists('app.py') and not os.path.exists('gate'):
             time.sleep(0.01)
     else:
@@ -41,6 +43,11 @@ pub(crate) struct Site {
 impl Site {
     /// `settings` are lines for nginx.conf.
     pub(crate) fn start(workers: u32, wait: &str, settings: &str) -> Self {
+        Self::start_with(program::command("nginx"), workers, wait, settings)
+    }
+
+    /// With another nginx than the machine's.
+    pub(crate) fn start_with(mut nginx: Command, workers: u32, wait: &str, settings: &str) -> Self {
         let directory = directory();
         let root = directory.path();
         let socket = root.join("g.sock");
@@ -63,7 +70,6 @@ impl Site {
         };
         wait::until_true("gunicorn's workers", ready);
 
-        let mut nginx = program::command("nginx");
         nginx.arg("-c").arg(root.join("nginx.conf"));
         nginx.arg("-p").arg(root).args(["-e", "error.log"]);
         let nginx = Process::start(&mut nginx);
@@ -78,6 +84,11 @@ impl Site {
         }
     }
 
+    /// Whether a request waits at the gate.
+    pub(crate) fn has_taken_a_request(&self) -> bool {
+        self.directory.path().join("taken").exists()
+    }
+
     /// Lets all requests end that wait at the gate.
     pub(crate) fn open_gate(&self) {
         std::fs::write(self.directory.path().join("gate"), "").unwrap();
@@ -85,9 +96,16 @@ impl Site {
 
     /// Connects that nginx was refused, by its own log.
     pub(crate) fn refused_connects(&self) -> usize {
-        let log = std::fs::read_to_string(self.directory.path().join("error.log")).unwrap();
+        self.refusals().len()
+    }
+
+    /// The lines of them.
+    pub(crate) fn refusals(&self) -> Vec<String> {
+        let log = std::fs::read(self.directory.path().join("error.log")).unwrap();
+        let log = String::from_utf8_lossy(&log);
         let refused = "failed (11: Resource temporarily unavailable) while connecting to upstream";
-        log.lines().filter(|line| line.contains(refused)).count()
+        let refusals = log.lines().filter(|line| line.contains(refused));
+        refusals.map(str::to_owned).collect()
     }
 }
 

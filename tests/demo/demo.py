@@ -85,6 +85,7 @@ def parse_arguments():
     parser.add_argument("--exporter", required=True, type=os.path.abspath)
     parser.add_argument("--gunicorn", default=str(ROOT / "target/tools/bin/gunicorn"), type=os.path.abspath)
     parser.add_argument("--transport", choices=("unix", "tcp"), default="unix")
+    parser.add_argument("--answers", type=os.path.abspath, help="a file for what Prometheus answered to the dashboard, for tests/dashboard/draw.sh")
     return parser.parse_args()
 
 
@@ -124,6 +125,8 @@ class Demo:
         alert = REFUSED_ALERT[self.arguments.transport]
         self.check(f"the alert {alert} fired", alert in self.alerts_seen)
         self.check_dashboard()
+        if self.arguments.answers:
+            self.save_answers()
         self.wait_for(f"the alert {alert} resolves", lambda: not self.alerts("firing"))
 
         self.say(f"somaxconn {HIGH}, gunicorn restarted, the same load")
@@ -170,6 +173,17 @@ class Demo:
         absent = ABSENT[self.arguments.transport]
         wrong = [expression for expression in empty if not any(name in expression for name in absent)]
         self.check_equal("panels without data", wrong, [])
+
+    def save_answers(self):
+        """What each panel's expressions answer over the burst, by panel and expression."""
+        span = {"start": self.burst_began - 15, "end": time.time(), "step": 1}
+        answers = {}
+        for panel in json.loads(DASHBOARD.read_text())["panels"]:
+            for target in panel.get("targets", []):
+                parameters = urllib.parse.urlencode({"query": plain(target["expr"]), **span})
+                result = json.loads(get(PROMETHEUS, f"/api/v1/query_range?{parameters}"))["data"]["result"]
+                answers.setdefault(panel["id"], {})[target["refId"]] = result
+        pathlib.Path(self.arguments.answers).write_text(json.dumps({"span": span, "answers": answers}))
 
     # The load.
 

@@ -63,6 +63,15 @@ fn a_bad_flag_is_one_line_that_shows_a_good_one_and_exit_2() {
     }
 }
 
+#[cfg(not(feature = "ebpf"))]
+#[test]
+fn a_build_without_ebpf_says_which_one_has_it() {
+    let line = refused(2, &["--ebpf"]);
+    for part in ["without eBPF", "FEATURES=ebpf", "--features ebpf"] {
+        assert!(line.contains(part), "{part} in {line}");
+    }
+}
+
 #[test]
 fn a_port_that_is_taken_is_one_line_and_exit_1() {
     let _namespace = Namespace::enter();

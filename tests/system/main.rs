@@ -10,10 +10,12 @@
 mod common;
 
 mod burst;
+mod check;
 mod cli;
 mod end_to_end;
 mod follow;
 mod http;
+mod live;
 mod names;
 mod nginx_log;
 mod paths;

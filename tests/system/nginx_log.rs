@@ -4,17 +4,20 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use crate::common::exporter::Exporter;
-use crate::common::exposition::Page;
+use crate::common::exposition::{Page, Queue};
 use crate::common::load;
 use crate::common::namespace::Namespace;
-use crate::common::program::directory;
+use crate::common::program::{self, directory};
 use crate::common::site::Site;
 use crate::common::socket::label;
+use crate::common::wait;
 use rustix::process::Signal;
 
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const REFUSED: &str = "listen_queue_refused_connects_total";
 const MESSAGES: &str = "listen_queue_nginx_log_messages_total";
 
@@ -41,11 +44,12 @@ fn count_a_burst_in(
     let namespace = Namespace::enter_alone();
     namespace.set_somaxconn(128);
     prepare(&namespace);
-    let site = Site::start(
-        2,
-        "sleep",
-        &format!("error_log syslog:server={nginx_server},nohostname error;"),
-    );
+    let settings = format!("error_log syslog:server={nginx_server},nohostname error;");
+    let site = Site::start(2, "sleep", &settings);
+    count_at(&site, syslog, requests, over);
+}
+
+fn count_at(site: &Site, syslog: &str, requests: u32, over: Duration) {
     let listener = format!("gunicorn={}", label(&site.socket));
     let exporter = Exporter::start(&["--listener", &listener, "--nginx.syslog", syslog]);
     assert_eq!(refused(&exporter.fresh(), "gunicorn"), Some(0.0));
@@ -100,6 +104,79 @@ fn at_300_requests_a_second_each_502_is_counted_over_udp() {
 fn at_5000_requests_a_second_each_502_is_counted_over_udp() {
     let (syslog, server) = ("udp:127.0.0.1:5140", "127.0.0.1:5140");
     count_a_burst(syslog, server, 5000, Duration::from_secs(1));
+}
+
+#[test]
+fn a_newer_nginx_writes_lines_that_are_understood() {
+    let place = format!("{ROOT}/target/nginx/trixie");
+    program::run(Command::new(format!("{ROOT}/tests/fetch-nginx.sh")).args(["trixie", &place]));
+    let nginx = Command::new(format!("{place}/nginx"));
+    let namespace = Namespace::enter_alone();
+    namespace.set_somaxconn(128);
+    let root = directory();
+    let (syslog, server) = unix_server(root.path());
+    let settings = format!("error_log syslog:server={server} error;");
+    let site = Site::start_with(nginx, 2, "sleep", &settings);
+    count_at(&site, &syslog, 450, Duration::from_millis(1500));
+}
+
+#[test]
+fn the_file_for_nginx_that_comes_along_works_and_keeps_the_log_file() {
+    let shipped = std::fs::read_to_string(format!("{ROOT}/deploy/nginx/error-log.conf")).unwrap();
+    let syslog = "unix:/run/listen-queue/nginx-log.socket";
+    for (text, times) in [(syslog, 2), ("/var/log/nginx/error.log", 1)] {
+        assert_eq!(shipped.matches(text).count(), times, "{text}");
+    }
+    let namespace = Namespace::enter_alone();
+    namespace.set_somaxconn(128);
+    let root = directory();
+    let (syslog_here, _) = unix_server(root.path());
+    let log = root.path().join("error.log");
+    let included = root.path().join("error-log.conf");
+    let here = shipped.replace(syslog, &syslog_here);
+    let here = here.replace("/var/log/nginx/error.log", log.to_str().unwrap());
+    std::fs::write(&included, here).unwrap();
+    let site = Site::start(2, "sleep", &format!("include {};", included.display()));
+    count_at(&site, &syslog_here, 450, Duration::from_millis(1500));
+    let kept = std::fs::read_to_string(log).unwrap();
+    let refused = kept.matches("failed (11: ").count();
+    assert_eq!(refused, site.refused_connects());
+}
+
+#[test]
+fn lines_that_nginx_cut_off_after_2_kb_count() {
+    let namespace = Namespace::enter();
+    namespace.set_somaxconn(1);
+    let root = directory();
+    let (syslog, server) = unix_server(root.path());
+    let settings = format!("error_log syslog:server={server},nohostname error;");
+    let site = Site::start(1, "gate", &settings);
+    let listener = format!("gunicorn={}", label(&site.socket));
+    let exporter = Exporter::start(&["--listener", &listener, "--nginx.syslog", &syslog]);
+    // One is served and two wait.
+    let get = |path: &str| {
+        let mut stream = TcpStream::connect(site.server).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+        stream
+    };
+    let _served = get("/");
+    wait::until_true("the first to be served", || site.has_taken_a_request());
+    let _waiting = [get("/"), get("/")];
+    exporter.when("the queue to be full", |page| {
+        page.queue("gunicorn") == Queue::of(2, 1)
+    });
+    let long = format!("/{}", "x".repeat(6000));
+    let _refused: Vec<_> = (0..7).map(|_| get(&long)).collect();
+    let page = exporter.when("all lines", |page| messages(page, "refused") == Some(7.0));
+    assert_eq!(refused(&page, "gunicorn"), Some(7.0));
+    assert_eq!(messages(&page, "malformed"), Some(0.0));
+    let lines = site.refusals();
+    assert_eq!(lines.len(), 7);
+    for line in lines {
+        assert!((1900..=2048).contains(&line.len()), "{}", line.len());
+        assert!(!line.contains("upstream: "), "not cut off: {line}");
+    }
+    site.open_gate();
 }
 
 /// The status of a GET, whatever its path is.

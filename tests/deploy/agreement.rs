@@ -1,0 +1,149 @@
+//! Facts that are written in more than one place: the image's name, the version, the port, flags and metrics.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use clap::CommandFactory;
+use regex_lite::Regex;
+
+use crate::dockerfile::stages;
+use crate::files::{IMAGE, ROOT, all, read};
+use listen_queue_exporter::VERSION;
+use listen_queue_exporter::cli::{ENVIRONMENT_PREFIX, Flags, PORT};
+use listen_queue_exporter::metrics::{Kind, TABLE};
+
+const PLACES: &[&str] = &[
+    "deploy",
+    "Dockerfile",
+    "Makefile",
+    "README.md",
+    ".github/workflows",
+];
+
+fn matches<'t>(pattern: &str, text: &'t str) -> Vec<&'t str> {
+    let pattern = Regex::new(pattern).unwrap();
+    pattern
+        .find_iter(text)
+        .map(|found| found.as_str())
+        .collect()
+}
+
+#[test]
+fn the_image_has_one_name_and_the_tag_is_the_version() {
+    let mut tagged = 0;
+    for (path, text) in all(PLACES) {
+        for name in matches(
+            r"ghcr\.io/[a-z0-9/_.-]*[a-z0-9](:[0-9A-Za-z_][\w.-]*)?",
+            &text,
+        ) {
+            match name.strip_prefix(IMAGE) {
+                Some("") => {}
+                Some(tag) => {
+                    assert_eq!(tag, format!(":{VERSION}"), "{path}");
+                    tagged += 1;
+                }
+                None => panic!("{path}: {name}"),
+            }
+        }
+        for reference in matches(r"\?ref=[\w.-]+", &text) {
+            assert_eq!(reference, format!("?ref=v{VERSION}"), "{path}");
+        }
+        for release in matches(r"/(blob|download)/v[0-9][\w.-]*", &text) {
+            assert!(
+                release.ends_with(&format!("/v{VERSION}")),
+                "{path}: {release}"
+            );
+        }
+    }
+    assert!(tagged >= 3, "the two sidecars and compose");
+}
+
+#[test]
+fn the_port_is_the_same_everywhere() {
+    let expose = &stages()[1];
+    let expose = expose.iter().find(|i| i.word == "EXPOSE").unwrap();
+    assert_eq!(expose.rest, PORT.to_string());
+    for (path, port) in [
+        ("deploy/compose/prometheus.yaml", format!("nginx:{PORT}\"")),
+        (
+            "deploy/prometheus/prometheus.yaml",
+            format!("localhost:{PORT}\""),
+        ),
+        (
+            "deploy/systemd/listen-queue-exporter.env",
+            format!("port {PORT} "),
+        ),
+    ] {
+        assert!(read(path).contains(&port), "{path}");
+    }
+    for (path, text) in all(&["deploy", "Dockerfile"]) {
+        for port in matches(r"\b10[0-9]{3}\b", &text) {
+            assert_eq!(port, PORT.to_string(), "{path}");
+        }
+    }
+}
+
+#[test]
+fn every_flag_and_variable_exists() {
+    let command = Flags::command();
+    let flags: BTreeSet<_> = command
+        .get_arguments()
+        .filter_map(|a| a.get_long())
+        .collect();
+    let variables: BTreeSet<_> = command
+        .get_arguments()
+        .filter_map(|a| a.get_env()?.to_str())
+        .collect();
+    let (mut seen_flags, mut seen_variables) = (0, 0);
+    for (path, text) in all(&["deploy", "README.md"]) {
+        let dotted = r"--(listener\b|(sample|web|discover|nginx|log|path)\.[a-z-]*[a-z])";
+        for flag in matches(dotted, &text) {
+            // Programs of others have dotted flags, too.
+            if flag != "--web.listen-address" || !text.contains("--config.file") {
+                assert!(flags.contains(&flag[2..]), "{path}: {flag}");
+                seen_flags += 1;
+            }
+        }
+        for variable in matches(&format!("{ENVIRONMENT_PREFIX}[A-Z_]*[A-Z]"), &text) {
+            assert!(variables.contains(variable), "{path}: {variable}");
+            seen_variables += 1;
+        }
+    }
+    assert!(seen_flags > 5 && seen_variables > 3);
+}
+
+#[test]
+fn every_metric_exists() {
+    let mut known: BTreeSet<String> = BTreeSet::new();
+    for metric in TABLE {
+        known.insert(metric.name.to_owned());
+        if metric.kind == Kind::Histogram {
+            known.extend(["bucket", "sum", "count"].map(|s| format!("{}_{s}", metric.name)));
+        }
+    }
+    // What prometheus-adapter is told to call it.
+    known.insert("listen_queue_utilization".to_owned());
+    let mut seen = 0;
+    let folders = ["kubernetes", "compose", "systemd", "nginx", "gunicorn"];
+    for folder in folders {
+        for (path, text) in all(&[&format!("deploy/{folder}")]) {
+            for name in matches("listen_queue_[a-z_]+", &text) {
+                if name != "listen_queue_exporter" {
+                    assert!(known.contains(name), "{path}: {name}");
+                    seen += 1;
+                }
+            }
+        }
+    }
+    assert!(seen > 5);
+}
+
+#[test]
+fn every_path_that_readme_names_is_there() {
+    let readme = read("README.md");
+    let paths = matches(r"\b(deploy|grafana|tests)/[\w./-]*\w", &readme);
+    assert!(paths.len() > 8);
+    for path in paths {
+        assert!(Path::new(ROOT).join(path).exists(), "{path}");
+    }
+}

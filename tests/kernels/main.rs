@@ -1,0 +1,199 @@
+//! The exporter on the kernels of Debian's releases, booted in qemu: a static build with eBPF reads queues that `guest.c` fills and
+//! counts the connects that it is refused. `tests/install.sh kernels ebpf` installs the programs that are needed.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const TARGET: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/kernels");
+const TRIPLE: &str = "x86_64-unknown-linux-gnu";
+
+/// Refused connects that `guest.c` makes at each address, but for those by io_uring that do not wait.
+const REFUSED: &[(&str, u32)] = &[
+    // 7 that do not wait, 2 that wait in vain, 1 by io_uring that does, 1 through a symlink; none of another network namespace.
+    ("g", 7 + 2 + 1 + 1),
+    ("abstract", 4),
+    ("relative", 3),
+    ("unix:/run/unwatched.sock", 6),
+    ("unix:/run/cost.sock", 2000),
+];
+
+/// Depth and backlog of each listener.
+const QUEUES: &[(&str, u32, u32)] = &[
+    ("g", 5, 4),
+    ("abstract", 2, 1),
+    ("relative", 1, 0),
+    ("web", 3, 3),
+];
+
+#[test]
+fn linux_5_10() {
+    // Each is tried 130 times before the client is told.
+    boot("bullseye", "5.10.", 130);
+}
+
+#[test]
+fn linux_6_1() {
+    boot("bookworm", "6.1.", 129);
+}
+
+#[test]
+fn linux_6_12() {
+    boot("bookworm-backports", "6.12.", 129);
+}
+
+#[test]
+fn linux_7() {
+    boot("trixie-backports", "7.", 1);
+}
+
+/// Boots a suite's kernel, and holds what the exporter says there against what was done. `tries` is how often the kernel itself tries
+/// a connect by io_uring that does not wait.
+fn boot(suite: &str, version: &str, tries: u32) {
+    let directory = Path::new(TARGET).join(suite);
+    run(Command::new(format!("{ROOT}/tests/kernels/fetch.sh"))
+        .arg(suite)
+        .arg(&directory));
+    let console = start(
+        &directory.join("vmlinuz"),
+        &initramfs(&directory.join("modules")),
+    );
+    println!("{console}");
+    assert!(console.contains(&format!("kernel: {version}")));
+    assert!(console.contains("guest: done"));
+    let (_, pages) = console.split_once("=== hooked\n").expect("a page");
+    let (hooked, pages) = pages.split_once("=== bare\n").expect("a second page");
+    let (bare, _) = pages.split_once("=== end\n").expect("an end");
+
+    for page in [hooked, bare] {
+        for (listener, depth, backlog) in QUEUES {
+            let of = |name: &str| value(page, &format!("{name}{{listener=\"{listener}\"}}"));
+            assert_eq!(of("listen_queue_depth"), Some(f64::from(*depth)));
+            assert_eq!(of("listen_queue_backlog"), Some(f64::from(*backlog)));
+            assert_eq!(of("listen_queue_capacity"), Some(f64::from(*backlog) + 1.0));
+            let full = of("listen_queue_full_seconds_total").expect("a listener");
+            assert_eq!(full > 0.0, depth > backlog, "{listener}");
+        }
+        let blocked = "listen_queue_blocked_connects{listener=\"g\"}";
+        assert_eq!(value(page, blocked), Some(1.0));
+        for source in ["unix_diag", "inet_diag", "netstat", "sysctl"] {
+            assert_eq!(up(page, source), Some(1.0), "{source}");
+        }
+    }
+
+    assert_eq!(up(hooked, "ebpf"), Some(1.0));
+    let by_uring = ("unix:/run/uring.sock", 3 * tries);
+    for (listener, count) in REFUSED.iter().chain([&by_uring]) {
+        let expected = Some(f64::from(*count));
+        assert_eq!(refused(hooked, listener), expected, "{listener}");
+    }
+    let series = hooked
+        .lines()
+        .filter(|line| line.starts_with(REFUSED_CONNECTS));
+    assert_eq!(series.count(), REFUSED.len() + 1, "{hooked}");
+
+    assert_eq!(up(bare, "ebpf"), Some(0.0));
+    assert!(!bare.contains(&format!("\n{REFUSED_CONNECTS}")));
+    let told = "it takes the capabilities BPF and PERFMON";
+    assert_eq!(console.matches(told).count(), 1, "told once");
+}
+
+const REFUSED_CONNECTS: &str = "listen_queue_refused_connects_total{";
+
+fn refused(page: &str, listener: &str) -> Option<f64> {
+    let labels = format!("listener=\"{listener}\",source=\"ebpf\"}}");
+    value(page, &format!("{REFUSED_CONNECTS}{labels}"))
+}
+
+fn up(page: &str, source: &str) -> Option<f64> {
+    value(
+        page,
+        &format!("listen_queue_source_up{{source=\"{source}\"}}"),
+    )
+}
+
+fn value(page: &str, series: &str) -> Option<f64> {
+    let mut lines = page.lines();
+    let value = lines.find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))?;
+    Some(value.trim().parse().expect("a number"))
+}
+
+/// Everything that the guest printed, without the carriage returns of its console.
+fn start(kernel: &Path, initramfs: &Path) -> String {
+    let mut qemu = Command::new("timeout");
+    qemu.args(["300", "qemu-system-x86_64", "-machine", "accel=tcg"]);
+    // Debian 12's qemu damages the flags at cmpxchg16b, which kernels from 6.12 on use where they find it.
+    qemu.args(["-cpu", "qemu64,-cx16", "-m", "512", "-net", "none"]);
+    qemu.args(["-nographic", "-no-reboot", "-append"]);
+    qemu.arg("console=ttyS0 panic=-1 quiet").arg("-kernel");
+    qemu.arg(kernel).arg("-initrd").arg(initramfs);
+    run(qemu.stdin(std::process::Stdio::null())).replace('\r', "")
+}
+
+/// The guest's whole file system.
+fn initramfs(modules: &Path) -> PathBuf {
+    let root = modules.with_file_name("root");
+    // It may be there from the run before.
+    let _ = fs::remove_dir_all(&root);
+    for directory in ["bin", "dev", "modules", "proc", "run", "sys"] {
+        fs::create_dir_all(root.join(directory)).unwrap();
+    }
+    let copy = |from: &Path, to: &str| {
+        fs::copy(from, root.join(to)).unwrap_or_else(|e| panic!("{}: {e}", from.display()));
+    };
+    for module in fs::read_dir(modules).unwrap().flatten() {
+        let name = format!("modules/{}", module.file_name().display());
+        copy(&module.path(), &name);
+    }
+    let (exporter, guest) = programs();
+    copy(exporter, "bin/listen-queue-exporter");
+    copy(guest, "bin/guest");
+    copy(Path::new("/bin/busybox"), "bin/busybox");
+    copy(Path::new(&format!("{ROOT}/tests/kernels/init")), "init");
+    fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).unwrap();
+    let archive = modules.with_file_name("initramfs.cpio");
+    let pack = "cd \"$1\" && find . | cpio --quiet -o -H newc >\"$2\"";
+    run(Command::new("sh")
+        .args(["-ec", pack, "sh"])
+        .args([&root, &archive]));
+    archive
+}
+
+/// The exporter and the guest's program, both static, built once.
+fn programs() -> (&'static Path, &'static Path) {
+    static PROGRAMS: OnceLock<(PathBuf, PathBuf)> = OnceLock::new();
+    let (exporter, guest) = PROGRAMS.get_or_init(|| {
+        let mut build = Command::new(env!("CARGO"));
+        build.args(["build", "--quiet", "--locked", "--features", "ebpf"]);
+        build.args(["--target", TRIPLE, "--target-dir", TARGET]);
+        build.env("RUSTFLAGS", "-C target-feature=+crt-static");
+        build.env("CARGO_PROFILE_DEV_DEBUG", "0");
+        run(build.current_dir(ROOT));
+        let guest = Path::new(TARGET).join("guest");
+        let mut compile = Command::new("cc");
+        compile.args(["-static", "-O2", "-Wall", "-Werror", "-o"]);
+        let source = format!("{ROOT}/tests/kernels/guest.c");
+        run(compile.arg(&guest).arg(source));
+        let exporter = Path::new(TARGET).join(format!("{TRIPLE}/debug/listen-queue-exporter"));
+        (exporter, guest)
+    });
+    (exporter, guest)
+}
+
+/// Runs a command to its end, which must be a success, and returns what it printed.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("{command:?}: {error}; run: tests/install.sh kernels ebpf");
+    });
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(
+        output.status.success(),
+        "{command:?}: {}; what it needs: tests/install.sh kernels ebpf\n{printed}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stderr)
+    );
+    printed
+}

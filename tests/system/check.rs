@@ -1,0 +1,489 @@
+//! `check`: every diagnosis from the situation that it is about, in a pipe and at a terminal.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use nix::pty::{Winsize, openpty};
+use serde_json::{Value, json};
+
+use crate::common::exporter::BINARY;
+use crate::common::namespace::Namespace;
+use crate::common::program::directory;
+use crate::common::site::Site;
+use crate::common::socket::{Listener, connect, connect_all, connect_tcp, knock_tcp, label};
+use crate::common::wait;
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(BINARY);
+    command.arg("check").args(arguments);
+    command
+}
+
+/// The exit code and what was printed.
+fn check(arguments: &[&str]) -> (i32, String) {
+    let output = command(arguments).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    let text = String::from_utf8(output.stdout).unwrap();
+    (output.status.code().unwrap(), text)
+}
+
+fn check_json(arguments: &[&str]) -> Value {
+    let (code, text) = check(&[arguments, &["--format", "json"]].concat());
+    let found: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(found["exit_code"], code);
+    found
+}
+
+/// The kinds of what was diagnosed, in order.
+fn kinds(found: &Value) -> Vec<&str> {
+    let diagnoses = found["diagnoses"].as_array().unwrap().iter();
+    diagnoses.map(|d| d["kind"].as_str().unwrap()).collect()
+}
+
+fn evidence<'a>(found: &'a Value, kind: &str) -> &'a str {
+    let mut all = found["diagnoses"].as_array().unwrap().iter();
+    let diagnosis = all.find(|d| d["kind"] == kind);
+    diagnosis.unwrap_or_else(|| panic!("no {kind} in {found:#}"))["evidence"]
+        .as_str()
+        .unwrap()
+}
+
+struct Queue {
+    listener: Listener,
+    path: PathBuf,
+    clients: Vec<OwnedFd>,
+    _directory: tempfile::TempDir,
+}
+
+fn queue(backlog: i32, depth: usize) -> Queue {
+    let directory = directory();
+    let path = directory.path().join("g.sock");
+    let listener = Listener::unix(&path, backlog);
+    let clients = connect_all(&path, depth);
+    Queue {
+        listener,
+        path,
+        clients,
+        _directory: directory,
+    }
+}
+
+const SHORT: &str = "200ms";
+
+#[test]
+fn with_nothing_wrong_it_says_so_and_ends_with_0() {
+    let _namespace = Namespace::enter();
+    let queue = queue(128, 3);
+    let _tcp = Listener::tcp("127.0.0.1:8000", 5);
+    let (code, text) = check(&["--for", SHORT]);
+    assert_eq!(code, 0, "{text}");
+    let said = "Nothing wrong: 2 listeners, none near its limit in 0.2 s.";
+    assert!(text.contains(said), "{text}");
+    let row = text.lines().find(|line| line.contains(&label(&queue.path)));
+    let row: Vec<&str> = row.unwrap().split_whitespace().collect();
+    assert_eq!(row[1..6], ["3", "3", "129", "2", "%"]);
+    assert_eq!(kinds(&check_json(&["--for", SHORT])), [""; 0]);
+}
+
+#[test]
+fn a_full_queue_is_critical_and_says_who_sleeps_before_it() {
+    let _namespace = Namespace::enter();
+    let queue = queue(5, 6);
+    assert!(connect(&queue.path).is_err());
+    let path = queue.path.clone();
+    let sleeper = thread::spawn(move || std::os::unix::net::UnixStream::connect(path));
+    let found = wait::until("the sleeper to be seen", || {
+        let found = check_json(&["--for", SHORT]);
+        (found["listeners"][0]["blocked_connects"] == 1).then_some(found)
+    });
+    assert_eq!(found["exit_code"], 3);
+    assert_eq!(
+        evidence(&found, "full"),
+        "6 of 6 connections wait: the next connect() gets EAGAIN, or sleeps if it blocks; 1 connects sleep before it"
+    );
+    drop(queue.listener);
+    assert!(sleeper.join().unwrap().is_err());
+}
+
+#[test]
+fn a_queue_that_was_full_during_the_look_is_critical_though_it_is_empty_now() {
+    let _namespace = Namespace::enter();
+    let queue = queue(5, 0);
+    let (name, look) = (label(&queue.path), ["--for", "3s"]);
+    let looking = thread::spawn(move || {
+        let arguments = [&look[..], &["--listener", &name, "--format", "json"]].concat();
+        command(&arguments).output().unwrap()
+    });
+    // It looks for three seconds, and begins at some time within them.
+    thread::sleep(Duration::from_millis(1500));
+    let clients = connect_all(&queue.path, 6);
+    thread::sleep(Duration::from_millis(100));
+    drop(queue.listener.accept_all());
+    drop(clients);
+    let output = looking.join().unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(3), "{found:#}");
+    assert_eq!(kinds(&found), ["was_full"]);
+    let said = evidence(&found, "was_full");
+    assert!(
+        said.starts_with("was full for ") && said.contains(", once, within 3.0 s"),
+        "{said}"
+    );
+    assert!(found["listeners"][0]["full_seconds"].as_f64().unwrap() >= 0.05);
+}
+
+#[test]
+fn a_queue_near_its_limit_is_a_warning_from_three_quarters_on() {
+    let _namespace = Namespace::enter();
+    let mut queue = queue(7, 5);
+    assert_eq!(kinds(&check_json(&["--for", SHORT])), [""; 0]);
+    queue.clients.push(connect(&queue.path).unwrap());
+    let found = check_json(&["--for", SHORT]);
+    assert_eq!(found["exit_code"], 1);
+    assert_eq!(
+        evidence(&found, "nearly_full"),
+        "6 of 8 connections waited at the peak"
+    );
+}
+
+#[test]
+fn gunicorn_cut_by_somaxconn_is_told_by_its_default_and_its_owner() {
+    let namespace = Namespace::enter();
+    namespace.set_somaxconn(128);
+    let site = Site::start(2, "gate", "");
+    let name = label(&site.socket);
+    let found = check_json(&["--listener", &name, "--for", SHORT]);
+    assert_eq!(found["exit_code"], 0);
+    assert_eq!(
+        evidence(&found, "cut_by_somaxconn"),
+        "the limit is 128, which is net.core.somaxconn, and gunicorn asks for 2048 by default"
+    );
+    let owner = &found["owners"][&name];
+    assert_eq!(
+        (&owner["name"], &owner["processes"]),
+        (&json!("gunicorn"), &json!(3))
+    );
+
+    // Raised afterwards: the listener keeps what it was granted.
+    namespace.set_somaxconn(4096);
+    let found = check_json(&["--listener", &name, "--for", SHORT]);
+    let said = evidence(&found, "opened_before_raise");
+    assert!(
+        said.starts_with(
+            "the limit is 128, net.core.somaxconn is 4096, and gunicorn asks for 2048 by default"
+        ),
+        "{said}"
+    );
+    // What was told comes before a default.
+    let told = format!("{name},backlog=128");
+    assert_eq!(
+        kinds(&check_json(&["--listener", &told, "--for", SHORT])),
+        [""; 0]
+    );
+}
+
+#[test]
+fn an_owner_that_may_not_be_seen_is_absent_with_a_hint() {
+    let _namespace = Namespace::enter();
+    let _queue = queue(128, 0);
+    let directory = directory();
+    let copy = directory.path().join("exporter");
+    std::fs::copy(BINARY, &copy).unwrap();
+    let mut command = Command::new("setpriv");
+    command.args([
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        "--bounding-set=-all",
+    ]);
+    let output = command
+        .arg(copy)
+        .args(["check", "--for", SHORT])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("shareProcessNamespace: true"), "{text}");
+    let seen = check(&["--for", SHORT]).1;
+    assert!(!seen.contains("shareProcessNamespace"), "{seen}");
+}
+
+#[test]
+fn a_socket_file_whose_listener_is_in_another_namespace_is_told_from_a_missing_one() {
+    let directory = directory();
+    let path = directory.path().join("g.sock");
+    let elsewhere = path.clone();
+    let (made, is_made) = std::sync::mpsc::channel();
+    let (end, ended) = std::sync::mpsc::channel::<()>();
+    let other = thread::spawn(move || {
+        let _namespace = Namespace::enter();
+        let _listener = Listener::unix(&elsewhere, 5);
+        made.send(()).unwrap();
+        let _ = ended.recv();
+    });
+    is_made.recv().unwrap();
+    let _namespace = Namespace::enter();
+    let found = check_json(&["--listener", &label(&path), "--for", SHORT]);
+    assert_eq!(found["exit_code"], 4);
+    assert_eq!(kinds(&found), ["listener_elsewhere"]);
+    let missing = label(directory.path().join("no.sock"));
+    let found = check_json(&["--listener", &missing, "--for", SHORT]);
+    assert_eq!(
+        (kinds(&found), &found["exit_code"]),
+        (vec!["missing"], &json!(4))
+    );
+    drop(end);
+    other.join().unwrap();
+}
+
+#[test]
+fn a_stale_listener_that_holds_connections_is_a_warning() {
+    let _namespace = Namespace::enter();
+    let queue = queue(128, 4);
+    std::fs::remove_file(&queue.path).unwrap();
+    let _new = Listener::unix(&queue.path, 128);
+    for arguments in [
+        &["--for", SHORT][..],
+        &["--for", SHORT, "--listener", &label(&queue.path)],
+    ] {
+        let found = check_json(arguments);
+        assert_eq!(found["exit_code"], 1);
+        let said = evidence(&found, "stale_listener");
+        assert!(said.ends_with("holds 4 connections"), "{said}");
+    }
+    drop(queue.listener);
+    assert_eq!(kinds(&check_json(&["--for", SHORT])), [""; 0]);
+}
+
+#[test]
+fn connections_without_a_client_are_a_warning() {
+    let _namespace = Namespace::enter();
+    let mut queue = queue(128, 4);
+    queue.clients.truncate(1);
+    let found = check_json(&["--for", SHORT]);
+    assert_eq!(found["exit_code"], 1);
+    assert_eq!(
+        evidence(&found, "abandoned"),
+        "3 of 4 waiting connections have no client any more"
+    );
+}
+
+#[test]
+fn a_queue_that_does_not_move_is_a_warning_after_a_second() {
+    let _namespace = Namespace::enter();
+    let _queue = queue(128, 2);
+    let _tcp = Listener::tcp("127.0.0.1:8000", 128);
+    let _client = connect_tcp("127.0.0.1:8000");
+    thread::sleep(Duration::from_millis(100));
+    let found = check_json(&["--for", "1s"]);
+    assert_eq!(kinds(&found), ["not_moving", "not_moving"]);
+    assert_eq!(found["exit_code"], 1);
+    let said = evidence(&found, "not_moving");
+    assert!(
+        said.contains("s at least, though the listener has 1 process: nobody left"),
+        "{said}"
+    );
+}
+
+#[test]
+fn tcp_overflows_are_critical_while_they_happen_and_history_afterwards() {
+    let _namespace = Namespace::enter();
+    let full = Listener::tcp("127.0.0.1:8000", 0);
+    let client = connect_tcp("127.0.0.1:8000");
+    let looking = thread::spawn(|| {
+        let arguments = ["--for", "3s", "--format", "json"];
+        command(&arguments).output().unwrap()
+    });
+    thread::sleep(Duration::from_millis(1500));
+    knock_tcp("127.0.0.1:8000");
+    let found: Value = serde_json::from_slice(&looking.join().unwrap().stdout).unwrap();
+    assert_eq!(found["exit_code"], 3);
+    assert_eq!(
+        evidence(&found, "overflowing"),
+        "1 connections or SYNs met a full TCP queue during the look (ListenOverflows)"
+    );
+    drop((full, client));
+    let _tcp = Listener::tcp("127.0.0.1:8001", 5);
+    let found = check_json(&["--for", SHORT]);
+    assert_eq!(
+        (kinds(&found), &found["exit_code"]),
+        (vec!["history"], &json!(0))
+    );
+    let said = evidence(&found, "history");
+    assert!(
+        said.contains(": 1 TCP overflows, 0 SYN cookies and 0 dropped SYNs"),
+        "{said}"
+    );
+}
+
+#[test]
+fn where_it_cannot_look_it_says_why_and_ends_with_4() {
+    let _namespace = Namespace::enter();
+    let (code, text) = check(&["--for", SHORT]);
+    assert_eq!(code, 4);
+    assert!(
+        text.contains("nothing listens in this network namespace"),
+        "{text}"
+    );
+    let _queue = queue(128, 0);
+    let found = check_json(&["--for", SHORT, "--path.procfs", "/nothing/here"]);
+    assert_eq!(found["exit_code"], 4);
+    assert!(kinds(&found).contains(&"source_failed"), "{found:#}");
+    assert!(evidence(&found, "source_failed").contains("/nothing/here"));
+}
+
+#[test]
+fn its_json_has_the_documented_shape() {
+    let _namespace = Namespace::enter();
+    let _queue = Listener::abstract_unix(b"name", 5);
+    let _tcp = Listener::tcp("127.0.0.1:8000", 7);
+    let arguments = [
+        "--listener",
+        "g=unix:@name,backlog=9",
+        "--listener",
+        "tcp::1",
+        "--listener",
+        "tcp:127.0.0.1:8000",
+    ];
+    let mut found = check_json(&[&arguments[..], &["--for", SHORT]].concat());
+    for owner in ["g", "tcp:127.0.0.1:8000"] {
+        assert!(found["owners"][owner]["pid"].is_u64());
+        found["owners"][owner]["pid"] = json!(1);
+        assert!(found["owners"][owner]["name"].is_string());
+        found["owners"][owner]["name"] = json!("test");
+    }
+    let totals =
+        json!({"depth_peak": 0, "full_episodes": 0, "full_seconds": 0.0, "replacements": 0});
+    let listener = |fields: Value| {
+        let mut listener = totals.clone();
+        listener
+            .as_object_mut()
+            .unwrap()
+            .extend(fields.as_object().unwrap().clone());
+        listener
+    };
+    let source = |name: &str| json!({"name": name, "up": true, "errors": 0});
+    let expected = json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "somaxconn": 4096,
+        "seconds": 0.2,
+        "listeners": [
+            listener(json!({
+                "name": "g", "family": "unix", "address": "unix:@name", "state": "up", "sockets": 1,
+                "depth": 0, "backlog": 5, "capacity": 6, "utilization": 0.0, "full": false, "requested_backlog": 9,
+                "limit": "5: of 9 asked for; net.core.somaxconn is 4096 now, so listen() was called before it was raised: reload the application",
+                "oldest_wait_seconds": 0.0, "abandoned_connections": 0, "blocked_connects": 0,
+            })),
+            listener(json!({
+                "name": "tcp:127.0.0.1:8000", "family": "tcp", "address": "tcp:127.0.0.1:8000", "state": "up", "sockets": 1,
+                "depth": 0, "backlog": 7, "capacity": 8, "utilization": 0.0, "full": false,
+                "limit": "7: what the application asked for, or net.core.somaxconn when it did; that is 4096 now",
+                "oldest_wait_seconds": 0.0, "abandoned_connections": 0, "drops": 0,
+            })),
+            {
+                "name": "tcp::1", "family": "tcp", "address": "tcp::1", "state": "missing",
+                "reason": "nothing listens there yet",
+            },
+        ],
+        "sources": (["unix_diag", "inet_diag", "netstat", "sysctl"].map(source)),
+        "owners": {
+            "g": {"name": "test", "pid": 1, "processes": 1},
+            "tcp:127.0.0.1:8000": {"name": "test", "pid": 1, "processes": 1},
+        },
+        "diagnoses": [
+            {
+                "severity": "blind", "kind": "missing", "listener": "tcp::1", "evidence": "nothing listens there yet",
+                "remedy": "start the application, or correct the address",
+            },
+            {
+                "severity": "note", "kind": "opened_before_raise", "listener": "g",
+                "evidence": "the limit is 5, net.core.somaxconn is 4096, and the application asks for 9, as backlog= says: it was opened before somaxconn was raised",
+                "remedy": "reload or restart the application, so that it calls listen() again",
+            },
+        ],
+        "exit_code": 4,
+    });
+    assert_eq!(found, expected, "{found:#}");
+}
+
+/// What it shows on a terminal of this width.
+fn at_terminal(width: u16, arguments: &[&str], environment: &[(&str, &str)]) -> String {
+    let size = Winsize {
+        ws_row: 50,
+        ws_col: width,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    let terminal = openpty(&size, None).unwrap();
+    let slave = || Stdio::from(terminal.slave.try_clone().unwrap());
+    let mut command = command(arguments);
+    command
+        .stdout(slave())
+        .stderr(slave())
+        .env_remove("NO_COLOR");
+    command
+        .env("TERM", "xterm")
+        .envs(environment.iter().copied());
+    let mut child = command.spawn().unwrap();
+    // As long as somebody holds the other end, reading does not end.
+    drop(command);
+    drop(terminal.slave);
+    let mut shown = Vec::new();
+    // EIO is how a terminal says that nobody is left to write.
+    let _ = File::from(terminal.master).read_to_end(&mut shown);
+    child.wait().unwrap();
+    String::from_utf8(shown).unwrap()
+}
+
+#[test]
+fn at_a_terminal_it_fits_the_width_and_is_coloured_unless_that_is_not_wanted() {
+    let _namespace = Namespace::enter();
+    let name = "a-name-that-is-far-too-long-for-a-narrow-terminal".repeat(2);
+    let _queue = Listener::abstract_unix(name.as_bytes(), 0);
+    let _client = crate::common::socket::connect_abstract(name.as_bytes()).unwrap();
+    let _hostile = Listener::abstract_unix(b"\x1b[2J\xff\n", 5);
+
+    let coloured = at_terminal(250, &["--for", SHORT], &[]);
+    assert!(coloured.contains("\x1b[1;31mCRITICAL\x1b[0m"), "{coloured}");
+    // Its own colours, and nothing of what a name brings.
+    assert!(!coloured.contains("\x1b[2J"), "{coloured}");
+    assert!(coloured.contains(r"unix:@\x1b[2J\xff\x0a"), "{coloured}");
+    let plain = at_terminal(100, &["--for", SHORT], &[("NO_COLOR", "1")]);
+    assert!(
+        plain.contains("CRITICAL") && !plain.contains('\x1b'),
+        "{plain}"
+    );
+    let lines: Vec<&str> = plain.lines().collect();
+    assert!(
+        lines.iter().all(|line| line.trim_end().len() <= 100),
+        "{plain}"
+    );
+    assert!(lines.len() > 10, "{plain}");
+
+    let (code, piped) = check(&["--for", SHORT]);
+    assert_eq!(code, 3);
+    assert!(!piped.contains('\x1b'), "{piped}");
+    assert!(piped.lines().any(|line| line.len() > 150), "{piped}");
+}
+
+#[test]
+fn a_long_look_at_a_terminal_tells_how_far_it_is() {
+    let _namespace = Namespace::enter();
+    let _queue = queue(128, 0);
+    let shown = at_terminal(100, &["--for", "3s"], &[]);
+    for second in 0..3 {
+        assert!(
+            shown.contains(&format!("\rlooking: {second} s of 3 s ")),
+            "{shown}"
+        );
+    }
+    let short = at_terminal(100, &["--for", SHORT], &[]);
+    assert!(!short.contains("looking"), "{short}");
+    // check() asserts that nothing goes to standard error without a terminal.
+    assert_eq!(check(&["--for", "2100ms"]).0, 0);
+}
