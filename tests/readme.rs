@@ -6,6 +6,7 @@ use std::fs;
 use clap::{Arg, CommandFactory};
 use listen_queue_exporter::cli::{ENVIRONMENT_PREFIX, Flags, PORT};
 use listen_queue_exporter::metrics::TABLE;
+use listen_queue_exporter::refusals::UNKNOWN_NAMES;
 
 const README: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/README.md");
 
@@ -67,6 +68,16 @@ fn readme_names_the_port_and_the_environment_as_the_code_does() {
     let readme = fs::read_to_string(README).unwrap();
     assert!(readme.contains(&format!("http://localhost:{PORT}/metrics")));
     assert!(readme.contains(&format!("`{ENVIRONMENT_PREFIX}`")));
+}
+
+#[test]
+fn readme_says_how_many_addresses_of_refused_connects_are_kept() {
+    let readme = fs::read_to_string(README).unwrap();
+    let program = include_str!("../src/refusals/unix_connect.bpf.c");
+    let (_, rest) = program.split_once("#define ADDRESSES ").unwrap();
+    let kept = rest.lines().next().unwrap();
+    assert!(readme.contains(&format!("The hook keeps {kept} addresses")));
+    assert!(readme.contains(&format!("own `listener`, up to {UNKNOWN_NAMES}")));
 }
 
 /// Compares what stands between `<!-- name -->` and `<!-- /name -->`.

@@ -23,6 +23,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#define MANY 300
+
 static void check(int good, const char *what)
 {
 	if (good)
@@ -163,6 +165,15 @@ static void scenario(void)
 	check(wait(&status) > 0 && status == 0, "another network namespace");
 	if (fork() == 0)
 		exit(connect_to("/run/g.sock", 0, 0)); // sleeps
+	// More addresses than are told apart, after the exporter has read those before: it does so once a second.
+	sleep(3);
+	for (int i = 0; i < MANY; i++) {
+		char name[16];
+		snprintf(name, sizeof(name), "@many%d", i);
+		listen_at(name, 0);
+		expect("one of many accepted", connect_to(name, SOCK_NONBLOCK, 0), 0);
+		expect("one of many refused", connect_to(name, SOCK_NONBLOCK, 0), EAGAIN);
+	}
 	printf("guest: done\n");
 	fflush(stdout);
 	pause();
