@@ -3,6 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use netlink_sys::protocols::NETLINK_ROUTE;
+use netlink_sys::{Socket, SocketAddr};
 use nix::mount::{MntFlags, MsFlags};
 use nix::sched::CloneFlags;
 
@@ -44,7 +46,7 @@ impl Namespace {
     fn new(turn: Turn) -> Self {
         raise_open_files();
         unshare(CloneFlags::CLONE_NEWNET);
-        program::run(program::command("ip").args(["link", "set", "lo", "up"]));
+        bring_loopback_up();
         Self { _turn: turn }
     }
 
@@ -152,6 +154,31 @@ fn unshare(what: CloneFlags) {
     nix::sched::unshare(what).unwrap_or_else(|error| {
         panic!("a namespace of its own: {error}; run the tests as root, or in `unshare --map-root-user`")
     });
+}
+
+/// As `ip link set lo up`, without a process: one that is being made holds copies of other tests' sockets for a moment, and a client
+/// that is closed meanwhile is not gone.
+fn bring_loopback_up() {
+    const NEW_LINK: u16 = 16;
+    const REQUEST_AND_ACKNOWLEDGE: u16 = 1 | 4;
+    const LOOPBACK: i32 = 1;
+    const UP: u32 = 1;
+    let mut request = Vec::new();
+    request.extend(32_u32.to_ne_bytes());
+    request.extend(NEW_LINK.to_ne_bytes());
+    request.extend(REQUEST_AND_ACKNOWLEDGE.to_ne_bytes());
+    request.extend([0; 8]);
+    // struct ifinfomsg: no family, any type, which one, its flags, and which of them change.
+    request.extend([0; 4]);
+    request.extend(LOOPBACK.to_ne_bytes());
+    request.extend(UP.to_ne_bytes());
+    request.extend(UP.to_ne_bytes());
+    let socket = Socket::new(NETLINK_ROUTE).expect("a netlink socket");
+    socket.connect(&SocketAddr::new(0, 0)).expect("the kernel");
+    socket.send(&request, 0).expect("the request is sent");
+    let (answer, _) = socket.recv_from_full().expect("an acknowledgement");
+    let error = answer.get(16..20).expect("a whole one");
+    assert_eq!(error, [0; 4], "loopback comes up");
 }
 
 /// A thousand listeners and their clients are more than the usual 1024 descriptors.

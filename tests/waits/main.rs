@@ -13,9 +13,9 @@
 mod common;
 
 mod blocked;
-mod exact;
 mod long;
 mod pace;
 mod tcp;
 mod totals;
+#[expect(dead_code, reason = "the exact tests use the rest")]
 mod truth;

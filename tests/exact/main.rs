@@ -1,0 +1,18 @@
+//! What the readers and the follower say of a queue in every sample, held against the truth: a server and clients that log what they
+//! do. No test here starts a process: one that is being made holds copies of all sockets for a moment, and a client that is closed
+//! meanwhile is not gone. Run as root.
+#![expect(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::unchecked_time_subtraction,
+    reason = "a test that cannot go on ends here"
+)]
+
+#[path = "../common/mod.rs"]
+#[expect(dead_code, reason = "the other tests use the rest")]
+mod common;
+
+mod tcp;
+#[path = "../waits/truth.rs"]
+mod truth;
+mod unix;
