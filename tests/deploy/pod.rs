@@ -70,6 +70,10 @@ impl<'p> Pod<'p> {
         podman.run(&["kube", "play", "--network=none", file.to_str().unwrap()]);
         let pid = pod.inspect(EXPORTER, "{{.State.Pid}}");
         pod.exporter = pid.parse().unwrap();
+        pod.enter();
+        wait::until_true("the exporter to listen", || {
+            std::net::TcpStream::connect(address()).is_ok()
+        });
         pod
     }
 
@@ -112,10 +116,6 @@ impl<'p> Pod<'p> {
 
     /// Waits until the exporter sees both listeners, under these names, empty.
     fn ready(&self, gunicorn: &str, nginx: &str) -> Page {
-        self.enter();
-        wait::until_true("the exporter to listen", || {
-            std::net::TcpStream::connect(address()).is_ok()
-        });
         self.when("both listeners", |page| {
             page.queue(gunicorn) == Queue::of(0, SOMAXCONN)
                 && page.queue(nginx) == Queue::of(0, SOMAXCONN)
