@@ -26,8 +26,9 @@ RUN case "$TARGETARCH" in \
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 # The dependencies: a layer that stays until Cargo.toml or Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
-COPY src/refusals/build.rs src/refusals/unix_connect.bpf.c src/refusals/
-RUN echo 'fn main() {}' >src/main.rs && \
+RUN mkdir -p src/refusals && \
+    echo 'fn main() {}' >src/main.rs && \
+    cp src/main.rs src/refusals/build.rs && \
     touch src/lib.rs && \
     cargo build --release --locked --target "$(cat target-triple)" --features "$FEATURES" && \
     rm -r src

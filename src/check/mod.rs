@@ -31,6 +31,8 @@ use table::Style;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// A look longer than this shows its progress.
 const LONG: Duration = Duration::from_secs(2);
+/// A look has this many rounds at least, whatever the interval.
+const FEWEST_ROUNDS: u32 = 10;
 /// Exit code when nothing could be looked at.
 const BLIND: u8 = 4;
 
@@ -56,6 +58,16 @@ struct OwnerReport<'a> {
     processes: usize,
 }
 
+impl<'a> OwnerReport<'a> {
+    fn of(owner: &'a Owner) -> Self {
+        Self {
+            name: &owner.name,
+            pid: owner.pid,
+            processes: owner.processes,
+        }
+    }
+}
+
 /// Looks, prints, and says by the exit code what was found.
 #[must_use]
 pub fn run(options: CheckOptions) -> ExitCode {
@@ -70,6 +82,7 @@ pub fn run(options: CheckOptions) -> ExitCode {
 
 fn look(options: CheckOptions) -> io::Result<u8> {
     let (selection, look) = (options.selection, options.look);
+    let interval = selection.interval.min(look / FEWEST_ROUNDS);
     let procfs = selection.procfs.clone();
     let mut netstat = Netstat::open(&procfs).ok();
     let before = tcp_ext(netstat.as_mut());
@@ -79,16 +92,16 @@ fn look(options: CheckOptions) -> io::Result<u8> {
         own: Vec::new(),
     };
     let config = sampler::Config {
-        interval: selection.interval,
+        interval,
         // The look is short, and the last figure has to be of its end.
-        tcp_interval: selection.interval.max(look / 10),
+        tcp_interval: interval.max(look / FEWEST_ROUNDS),
         watch: Watch::new(selection.listeners, discovery),
         nginx_log: None,
         ebpf: None,
         procfs: selection.procfs,
     };
     let ledger = Arc::new(Mutex::new(Ledger::new(
-        selection.interval,
+        interval,
         look.max(Duration::from_secs(1)) * 2,
     )));
     let failures = Arc::new(Mutex::new(BTreeMap::new()));
@@ -105,7 +118,7 @@ fn look(options: CheckOptions) -> io::Result<u8> {
             _ => {}
         }
     })?;
-    wait(look, selection.interval, &ledger)?;
+    wait(look, interval, &ledger)?;
     let view = ledger
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -133,39 +146,35 @@ fn look(options: CheckOptions) -> io::Result<u8> {
         look,
     });
     let code = exit_code(&diagnoses);
-    let mut out = io::stdout().lock();
-    match options.format {
-        CheckFormat::Json => {
-            let owners = owners.iter().map(|(name, owner)| {
-                let Owner {
-                    name: process,
-                    pid,
-                    processes,
-                } = owner;
-                let owner = OwnerReport {
-                    name: process,
-                    pid: *pid,
-                    processes: *processes,
-                };
-                (name.as_str(), owner)
-            });
-            let check = Check {
-                report: &report,
-                seconds: look.as_secs_f64(),
-                owners: owners.collect(),
-                diagnoses: &diagnoses,
-                exit_code: code,
-            };
-            serde_json::to_writer_pretty(&mut out, &check)?;
-            writeln!(out)?;
-        }
+    let printed = match options.format {
+        CheckFormat::Json => print_json(&Check {
+            report: &report,
+            seconds: look.as_secs_f64(),
+            owners: owners
+                .iter()
+                .map(|(name, owner)| (name.as_str(), OwnerReport::of(owner)))
+                .collect(),
+            diagnoses: &diagnoses,
+            exit_code: code,
+        }),
         CheckFormat::Table => {
+            let mut out = io::stdout().lock();
             let text = table::render(&report, &owners, &diagnoses, look, Style::of(&out));
-            out.write_all(text.as_bytes())?;
+            out.write_all(text.as_bytes()).and_then(|()| out.flush())
         }
+    };
+    match printed {
+        // Whoever reads has enough of it; what was found does not change.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(code),
+        printed => printed.map(|()| code),
     }
-    out.flush()?;
-    Ok(code)
+}
+
+fn print_json(check: &Check) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, check)?;
+    writeln!(out)?;
+    out.flush()
 }
 
 fn tcp_ext(netstat: Option<&mut Netstat>) -> TcpExt {

@@ -48,7 +48,7 @@ impl Part {
 }
 
 impl History {
-    /// Nothing yet; parts are as long as [`part_length`] says.
+    /// Nothing yet; parts are as long as `part_length` says.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
         Self {

@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
@@ -52,7 +54,7 @@ impl<'p> Pod<'p> {
                 let spec = &mut document["spec"]["template"]["spec"];
                 adapt(spec);
                 change(spec);
-                name_volumes_after(spec, name);
+                own_volumes(spec, name, &podman.file("volumes").join(name));
             } else {
                 suffix(&mut metadata["name"], name);
             }
@@ -173,6 +175,8 @@ fn adapt(spec: &mut Value) {
     let mut sidecar = sidecar[0].clone();
     sidecar.as_object_mut().unwrap().remove("restartPolicy");
     spec.as_object_mut().unwrap().remove("initContainers");
+    // What ends is not to come back before the test has seen how it ended.
+    spec["restartPolicy"] = json!("Never");
     let containers = spec["containers"].as_array_mut().unwrap();
     containers.insert(0, sidecar);
     for container in containers {
@@ -183,13 +187,23 @@ fn adapt(spec: &mut Value) {
     }
 }
 
-/// podman's volumes are known by name to all pods, Kubernetes' to their own only.
-fn name_volumes_after(spec: &mut Value, pod: &str) {
+/// podman's volumes are known by name to all pods, Kubernetes' to their own only. And podman gives an empty directory to the user of the
+/// container that starts first, where Kubernetes lets all users write: it becomes a directory of the test that they may.
+fn own_volumes(spec: &mut Value, pod: &str, place: &Path) {
+    // Of the run before, if there was one.
+    let _ = fs::remove_dir_all(place);
     for volume in spec["volumes"].as_array_mut().unwrap() {
-        suffix(&mut volume["name"], pod);
         if let Some(name) = volume.pointer_mut("/configMap/name") {
             suffix(name, pod);
+        } else {
+            let empty = volume.as_object_mut().unwrap().remove("emptyDir");
+            assert_eq!(empty, Some(json!({})));
+            let directory = place.join(volume["name"].as_str().unwrap());
+            fs::create_dir_all(&directory).unwrap();
+            fs::set_permissions(&directory, fs::Permissions::from_mode(0o777)).unwrap();
+            volume["hostPath"] = json!({"path": directory, "type": "Directory"});
         }
+        suffix(&mut volume["name"], pod);
     }
     for container in spec["containers"].as_array_mut().unwrap() {
         for mount in container["volumeMounts"]
@@ -215,6 +229,66 @@ fn status_has(status: &str, line: &str) {
     assert!(status.lines().any(|l| l == line), "{line} in {status}");
 }
 
+fn has_no_right(pod: &Pod) {
+    let status = fs::read_to_string(pod.proc("status")).unwrap();
+    for line in [
+        "Uid:\t65532\t65532\t65532\t65532",
+        "Gid:\t65532\t65532\t65532\t65532",
+        "CapEff:\t0000000000000000",
+        "CapBnd:\t0000000000000000",
+        "NoNewPrivs:\t1",
+        "Seccomp:\t2",
+    ] {
+        status_has(&status, line);
+    }
+    let mounts = fs::read_to_string(pod.proc("mountinfo")).unwrap();
+    let options = |place: &str| {
+        let mut mounts = mounts.lines().map(|line| line.split(' '));
+        mounts
+            .find_map(|mut m| (m.nth(4)? == place).then(|| m.next()).flatten())
+            .unwrap_or_else(|| panic!("no mount at {place}"))
+    };
+    assert!(options("/").starts_with("ro,"), "{mounts}");
+    assert!(options("/run/app").starts_with("ro,"), "{mounts}");
+    assert_eq!(
+        pod.inspect(EXPORTER, "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}"),
+        format!("{} {}", 16 << 20, 50_000_000)
+    );
+}
+
+fn stayed_within_its_limits(pod: &Pod) {
+    // A pause by the cpu limit is at most a tenth of a second, and the round after it is late.
+    let late = pod.page().get("listen_queue_samples_late_total").unwrap();
+    let throttled = pod.throttled();
+    println!("throttled for {throttled:?}, {late} rounds late");
+    assert!(late >= (throttled.as_secs_f64() / 0.1).floor());
+    let status = fs::read_to_string(pod.proc("status")).unwrap();
+    let most = status
+        .lines()
+        .find_map(|l| l.strip_prefix("VmHWM:"))
+        .unwrap();
+    let most: u64 = most.trim().trim_end_matches(" kB").parse().unwrap();
+    println!("{most} kB at most");
+    assert!(most < 8 * 1024, "more than is requested: {most} kB");
+}
+
+fn ends_at_once(pod: &Pod) {
+    let start = Instant::now();
+    let exporter = Pid::from_raw(pod.exporter).unwrap();
+    kill_process(exporter, Signal::TERM).unwrap();
+    wait::until_true("the exporter to end", || !Path::new(&pod.proc("")).exists());
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+    wait::until_true("podman to notice", || {
+        pod.inspect(EXPORTER, "{{.State.Status}}") == "exited"
+    });
+    let log = pod.logs(EXPORTER);
+    assert_eq!(pod.inspect(EXPORTER, "{{.State.ExitCode}}"), "0", "{log}");
+}
+
 #[test]
 fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its_limits() {
     let (podman, _turn): (_, MutexGuard<()>) = podman();
@@ -228,31 +302,7 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
         page.queue("gunicorn") == Queue::of(0, 64)
     });
 
-    // Without any right.
-    let status = fs::read_to_string(full.proc("status")).unwrap();
-    for line in [
-        "Uid:\t65532\t65532\t65532\t65532",
-        "Gid:\t65532\t65532\t65532\t65532",
-        "CapEff:\t0000000000000000",
-        "CapBnd:\t0000000000000000",
-        "NoNewPrivs:\t1",
-        "Seccomp:\t2",
-    ] {
-        status_has(&status, line);
-    }
-    let mounts = fs::read_to_string(full.proc("mountinfo")).unwrap();
-    let options = |place: &str| {
-        let mut mounts = mounts.lines().map(|line| line.split(' '));
-        mounts
-            .find_map(|mut m| (m.nth(4)? == place).then(|| m.next()).flatten())
-            .unwrap_or_else(|| panic!("no mount at {place}"))
-    };
-    assert!(options("/").starts_with("ro,"), "{mounts}");
-    assert!(options("/run/app").starts_with("ro,"), "{mounts}");
-    assert_eq!(
-        full.inspect(EXPORTER, "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}"),
-        format!("{} {}", 16 << 20, 50_000_000)
-    );
+    has_no_right(&full);
     full.enter();
     assert_eq!(http::get(address(), "/-/healthy", &[]).status, 200);
     assert_eq!(
@@ -313,33 +363,8 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
     assert_eq!(page.of("listen_queue_depth_peak", "gunicorn"), Some(65.0));
     assert!(page.of("listen_queue_full_episodes_total", "gunicorn") >= Some(1.0));
 
-    // A pause by the cpu limit is at most a tenth of a second, and the round after it is late.
-    let late = full.page().get("listen_queue_samples_late_total").unwrap();
-    let throttled = full.throttled();
-    println!("throttled for {throttled:?}, {late} rounds late");
-    assert!(late >= (throttled.as_secs_f64() / 0.1).floor());
-    let status = fs::read_to_string(full.proc("status")).unwrap();
-    let most = status
-        .lines()
-        .find_map(|l| l.strip_prefix("VmHWM:"))
-        .unwrap();
-    let most: u64 = most.trim().trim_end_matches(" kB").parse().unwrap();
-    println!("{most} kB at most");
-    assert!(most < 8 * 1024, "more than is requested: {most} kB");
-
-    let start = Instant::now();
-    let exporter = Pid::from_raw(full.exporter).unwrap();
-    kill_process(exporter, Signal::TERM).unwrap();
-    wait::until_true("the exporter to end", || {
-        full.inspect(EXPORTER, "{{.State.Status}}") == "exited"
-    });
-    let log = full.logs(EXPORTER);
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "{:?}",
-        start.elapsed()
-    );
-    assert_eq!(full.inspect(EXPORTER, "{{.State.ExitCode}}"), "0", "{log}");
+    stayed_within_its_limits(&full);
+    ends_at_once(&full);
 }
 
 #[test]

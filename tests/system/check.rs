@@ -338,6 +338,34 @@ fn where_it_cannot_look_it_says_why_and_ends_with_4() {
 }
 
 #[test]
+fn a_reader_that_has_enough_changes_nothing() {
+    let _namespace = Namespace::enter();
+    let _queue = queue(5, 6);
+    for format in ["table", "json"] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = command(&["--for", SHORT, "--format", format]);
+        let output = command
+            .stdout(writer)
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let output = output.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "");
+    }
+}
+
+#[test]
+fn a_short_look_has_ten_samples_though_the_interval_is_long() {
+    let _namespace = Namespace::enter();
+    let _queue = queue(5, 6);
+    let found = check_json(&["--for", SHORT, "--sample.interval", "10s"]);
+    let full = found["listeners"][0]["full_seconds"].as_f64().unwrap();
+    assert!((0.1..0.5).contains(&full), "{full}");
+}
+
+#[test]
 fn its_json_has_the_documented_shape() {
     let _namespace = Namespace::enter();
     let _queue = Listener::abstract_unix(b"name", 5);
