@@ -264,7 +264,7 @@ fn held_up(pod: &Pod) -> (f64, Duration) {
 
 fn stayed_within_its_limits(pod: &Pod, before: (f64, Duration)) {
     let (late, throttled) = held_up(pod);
-    let (late, throttled) = (late - before.0, throttled - before.1);
+    let (late, throttled) = (late - before.0, throttled.saturating_sub(before.1));
     println!("throttled for {throttled:?}, {late} rounds late");
     // A pause is at most a tenth of a second, which each CPU may count, and the round after it is late.
     let cpus = u32::try_from(std::thread::available_parallelism().unwrap().get()).unwrap();
