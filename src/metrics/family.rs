@@ -44,7 +44,8 @@ impl Metric {
         let mut family = Family {
             kind: self.kind,
             labels: self.labels,
-            series: Vec::new(),
+            // Most have one a listener.
+            series: Vec::with_capacity(view.listeners.len()),
         };
         (self.collect)(view, &mut family);
         if family.series.is_empty() {
