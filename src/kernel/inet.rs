@@ -12,7 +12,7 @@ use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId as In
 use rustix::io::Errno;
 
 use super::SocketId;
-use super::sock_diag::{Ask, Channel, Error};
+use super::sock_diag::{Ask, Channel, Error, Request};
 
 /// A listening TCP socket. An MPTCP listener is one too, under its application's inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,7 +98,8 @@ pub fn list(
     mut each: impl FnMut(TcpListener),
 ) -> Result<(), Error> {
     let request = request(SocketAddr::new(any(family), 0), 0, [0; 8]);
-    channel.ask(SockDiagMessage::InetRequest(request), Ask::All, |reply| {
+    let request = Request::new(SockDiagMessage::InetRequest(request), Ask::All);
+    channel.ask(&request, |reply| {
         if let Some(listener) = parse(&reply) {
             each(listener);
         }
@@ -122,22 +123,33 @@ pub fn members(
         extensions: ExtensionFlags::INFO,
         ..request(SocketAddr::new(any(family), port), 0, [0; 8])
     };
-    channel.ask(SockDiagMessage::InetRequest(request), Ask::All, |reply| {
+    let request = Request::new(SockDiagMessage::InetRequest(request), Ask::All);
+    channel.ask(&request, |reply| {
         if let Some(member) = parse_member(&reply) {
             each(member);
         }
     })
 }
 
-/// The queue of one listener. `None` once it is gone, and also when the kernel's lookup prefers another socket of the same
-/// address (`SO_REUSEPORT`, `SO_BINDTODEVICE`): only a dump tells those apart.
+/// The request for the queue of one listener, for [`queue`].
+#[must_use]
+pub fn lookup(id: SocketId, bound: Bound) -> Request {
+    let request = request(bound.address, bound.interface, id.cookie);
+    Request::new(SockDiagMessage::InetRequest(request), Ask::One)
+}
+
+/// The queue of one listener, asked for with [`lookup`]. `None` once it is gone, and also when the kernel's lookup prefers another
+/// socket of the same address (`SO_REUSEPORT`, `SO_BINDTODEVICE`): only a dump tells those apart.
 ///
 /// # Errors
 /// What [`Channel::ask`] says.
-pub fn queue(channel: &mut Channel, id: SocketId, bound: Bound) -> Result<Option<Queue>, Error> {
-    let request = request(bound.address, bound.interface, id.cookie);
+pub fn queue(
+    channel: &mut Channel,
+    id: SocketId,
+    lookup: &Request,
+) -> Result<Option<Queue>, Error> {
     let mut found = None;
-    let asked = channel.ask(SockDiagMessage::InetRequest(request), Ask::One, |reply| {
+    let asked = channel.ask(lookup, |reply| {
         found = parse(&reply).filter(|listener| listener.id == id);
     });
     match asked {

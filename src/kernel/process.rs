@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use procfs::ProcError;
-use procfs::process::{LimitValue, Process};
+use procfs::process::Process;
+use rustix::process::{Resource, getrlimit};
 
 /// The usual figures of a process.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -64,7 +65,6 @@ impl ProcessReader {
     /// Says which file could not be read.
     pub fn read(&self) -> Result<ProcessFigures, ProcError> {
         let stat = self.process.stat()?;
-        let limit = self.process.limits()?.max_open_files.soft_limit;
         #[expect(
             clippy::cast_precision_loss,
             reason = "2^52 ticks are more than a million years"
@@ -73,10 +73,7 @@ impl ProcessReader {
         Ok(ProcessFigures {
             cpu_seconds: ticks / self.ticks_per_second,
             open_fds: self.process.fd_count()? as u64,
-            max_fds: match limit {
-                LimitValue::Value(limit) => Some(limit),
-                LimitValue::Unlimited => None,
-            },
+            max_fds: getrlimit(Resource::Nofile).current,
             virtual_memory_bytes: stat.vsize,
             resident_memory_bytes: stat.rss * self.page_size,
             threads: u64::try_from(stat.num_threads).unwrap_or_default(),

@@ -24,6 +24,17 @@ const MSG_TRUNC: i32 = 0x20;
 /// Header (16 bytes) and the largest request (`inet_diag_req_v2`, 56 bytes).
 const REQUEST: usize = 128;
 
+/// Where the header has its sequence number.
+const SEQUENCE: std::ops::Range<usize> = 8..12;
+
+/// What to ask the kernel, as bytes but for the sequence number.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    bytes: [u8; REQUEST],
+    length: usize,
+    ask: Ask,
+}
+
 /// A socket of the `NETLINK_SOCK_DIAG` protocol, bound to the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct Channel {
@@ -94,15 +105,14 @@ impl Channel {
     /// After an error the answer is incomplete; replies that still come are told apart by their sequence number.
     pub fn ask(
         &mut self,
-        request: SockDiagMessage,
-        ask: Ask,
+        request: &Request,
         mut each: impl FnMut(SockDiagMessage),
     ) -> Result<(), Error> {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut bytes = [0; REQUEST];
-        let length = write_request(request, ask, self.sequence, &mut bytes);
-        let request = bytes.get(..length).unwrap_or_default();
-        retry(|| self.socket.send(request, 0))
+        let mut bytes = request.bytes;
+        bytes[SEQUENCE].copy_from_slice(&self.sequence.to_ne_bytes());
+        let bytes = bytes.get(..request.length).unwrap_or_default();
+        retry(|| self.socket.send(bytes, 0))
             .map_err(|e| Error::Socket("send to the netlink socket", e))?;
         loop {
             self.receive()?;
@@ -112,7 +122,7 @@ impl Channel {
                 match reply {
                     Some(Reply::Socket(message)) => {
                         each(message);
-                        if ask == Ask::One {
+                        if request.ask == Ask::One {
                             return Ok(());
                         }
                     }
@@ -145,19 +155,22 @@ fn retry<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     }
 }
 
-/// Writes the request and tells its length.
-fn write_request(request: SockDiagMessage, ask: Ask, sequence: u32, bytes: &mut [u8]) -> usize {
-    let mut header = NetlinkHeader::default();
-    header.flags = match ask {
-        Ask::One => NLM_F_REQUEST,
-        Ask::All => NLM_F_REQUEST | NLM_F_DUMP,
-    };
-    header.sequence_number = sequence;
-    let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
-    message.finalize();
-    let length = message.buffer_len().min(bytes.len());
-    message.serialize(bytes);
-    length
+impl Request {
+    /// Writes a request, to be sent as often as wanted.
+    #[must_use]
+    pub fn new(request: SockDiagMessage, ask: Ask) -> Self {
+        let mut header = NetlinkHeader::default();
+        header.flags = match ask {
+            Ask::One => NLM_F_REQUEST,
+            Ask::All => NLM_F_REQUEST | NLM_F_DUMP,
+        };
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
+        message.finalize();
+        let mut bytes = [0; REQUEST];
+        let length = message.buffer_len().min(bytes.len());
+        message.serialize(&mut bytes);
+        Self { bytes, length, ask }
+    }
 }
 
 /// What the first message of a datagram says, if it answers the request in question, and the bytes after it.

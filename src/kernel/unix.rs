@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use std::os::unix::ffi::OsStrExt;
 
 use super::SocketId;
-use super::sock_diag::{Ask, Channel, Error};
+use super::sock_diag::{Ask, Channel, Error, Request};
 use crate::listener::{FileId, UnixName};
 
 /// `RCV_SHUTDOWN` of include/net/sock.h: connect() is refused with `ECONNREFUSED`, though the state stays LISTEN.
@@ -69,19 +69,30 @@ pub fn list(
         show_flags,
         cookie: [0; 8],
     };
-    channel.ask(SockDiagMessage::UnixRequest(request), Ask::All, |reply| {
+    let request = Request::new(SockDiagMessage::UnixRequest(request), Ask::All);
+    channel.ask(&request, |reply| {
         if let Some(listener) = parse(&reply) {
             each(listener);
         }
     })
 }
 
-/// The queue of one listener, `None` once the socket is gone or takes no connections.
+/// The request for the queue of one listener, for [`queue`].
+#[must_use]
+pub fn lookup(id: SocketId) -> Request {
+    request(id, ShowFlags::RQLEN)
+}
+
+/// The queue of one listener, asked for with [`lookup`]; `None` once the socket is gone or takes no connections.
 ///
 /// # Errors
 /// What [`Channel::ask`] says.
-pub fn queue(channel: &mut Channel, id: SocketId) -> Result<Option<Queue>, Error> {
-    look_up(channel, id, ShowFlags::RQLEN, |_| {})
+pub fn queue(
+    channel: &mut Channel,
+    id: SocketId,
+    lookup: &Request,
+) -> Result<Option<Queue>, Error> {
+    look_up(channel, id, lookup, |_| {})
 }
 
 /// The queue of one listener and who is in it: for each connection the inode of the client's socket, 0 once that is closed, the
@@ -98,14 +109,14 @@ pub fn pending(
     let mut listed = false;
     // Never in a dump: a list that does not fit ends the dump without a word, and every later listener is missing.
     let show = ShowFlags::RQLEN | ShowFlags::ICONS;
-    let asked = look_up(channel, id, show, |reply| {
+    let asked = look_up(channel, id, &request(id, show), |reply| {
         if let Some(list) = reply.pending_connections() {
             clients.extend_from_slice(list);
             listed = true;
         }
     });
     let queue = match asked {
-        Err(Error::Refused(Errno::MSGSIZE)) => queue(channel, id)?,
+        Err(Error::Refused(Errno::MSGSIZE)) => queue(channel, id, &lookup(id))?,
         other => other?,
     };
     let Some(mut queue) = queue else {
@@ -122,20 +133,24 @@ pub fn pending(
     Ok(Some((queue, false)))
 }
 
-fn look_up(
-    channel: &mut Channel,
-    id: SocketId,
-    show_flags: ShowFlags,
-    mut each: impl FnMut(&UnixResponse),
-) -> Result<Option<Queue>, Error> {
+fn request(id: SocketId, show_flags: ShowFlags) -> Request {
     let request = UnixRequest {
         state_flags: StateFlags::LISTEN,
         inode: id.inode,
         show_flags,
         cookie: id.cookie,
     };
+    Request::new(SockDiagMessage::UnixRequest(request), Ask::One)
+}
+
+fn look_up(
+    channel: &mut Channel,
+    id: SocketId,
+    request: &Request,
+    mut each: impl FnMut(&UnixResponse),
+) -> Result<Option<Queue>, Error> {
     let mut found = None;
-    let asked = channel.ask(SockDiagMessage::UnixRequest(request), Ask::One, |reply| {
+    let asked = channel.ask(request, |reply| {
         found = parse(&reply).filter(|listener| listener.id == id);
         if let SockDiagMessage::UnixResponse(reply) = &reply {
             each(reply);

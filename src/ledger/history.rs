@@ -33,7 +33,8 @@ pub(super) fn part_length(interval: Duration) -> Duration {
 /// The part that an instant falls into.
 #[must_use]
 pub(super) fn part_at(at: Duration, length: Duration) -> u64 {
-    u64::try_from(at.as_nanos() / length.as_nanos().max(1)).unwrap_or(u64::MAX)
+    let nanoseconds = |time: Duration| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+    nanoseconds(at) / nanoseconds(length).max(1)
 }
 
 impl Part {

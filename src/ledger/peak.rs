@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::history::part_at;
+
 /// Parts of the window; the peak is forgotten between one window and one window and a part after it was seen.
 const PARTS: usize = 60;
 
@@ -27,7 +29,7 @@ impl Peak {
 
     /// Books a value seen at `at`, which never goes back.
     pub fn observe(&mut self, at: Duration, value: u32) {
-        let now = u64::try_from(at.as_nanos() / self.part.as_nanos()).unwrap_or(u64::MAX);
+        let now = part_at(at, self.part);
         let passed = now.saturating_sub(self.newest);
         for part in 0..passed.min(self.highest.len() as u64) {
             *self.slot(now - part) = 0;

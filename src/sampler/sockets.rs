@@ -5,7 +5,7 @@ use std::io;
 use super::plan::{self, Plan};
 use crate::kernel::SocketId;
 use crate::kernel::inet::{self, Bound, Family, Member, TcpListener};
-use crate::kernel::sock_diag::{Channel, Error};
+use crate::kernel::sock_diag::{Channel, Error, Request};
 use crate::kernel::unix::{self, Show, UnixListener};
 use crate::listener::Address;
 use crate::sample::{Reading, Source};
@@ -42,6 +42,8 @@ struct Socket {
     /// The round that read it last.
     seen: u64,
     listed: Listed,
+    /// How its queue is asked for.
+    lookup: Request,
 }
 
 /// Whether this round knows who is in a unix socket's queue.
@@ -137,6 +139,7 @@ impl Sockets {
                 kind: Kind::Unix,
                 seen: round,
                 listed: Listed::NotYet,
+                lookup: unix::lookup(listener.id),
             });
         let tcp = tcp
             .filter_map(|index| self.tcp.get(index))
@@ -145,6 +148,7 @@ impl Sockets {
                 kind: Kind::Tcp(listener.bound),
                 seen: round,
                 listed: Listed::NotYet,
+                lookup: inet::lookup(listener.id, listener.bound),
             });
         let mut watched: Vec<Socket> = unix.chain(tcp).collect();
         watched.sort_unstable_by_key(|socket| socket.reading.id);
@@ -277,25 +281,26 @@ impl Sockets {
                 continue;
             }
             let id = socket.reading.id;
-            let reading = match socket.kind {
-                // Asked with the lookup itself, the list costs next to nothing. An empty queue needs none.
-                Kind::Unix if may_be_listed(socket.reading.depth) => {
-                    let start = self.clients.len();
-                    let pending = unix::pending(channel, id, &mut self.clients)?;
-                    pending.map(|(queue, listed)| {
-                        socket.listed = if listed {
-                            Listed::From(start)
-                        } else {
-                            Listed::TooLong
-                        };
-                        unix_reading(id, queue)
-                    })
-                }
-                Kind::Unix => unix::queue(channel, id)?.map(|queue| unix_reading(id, queue)),
-                Kind::Tcp(bound) => {
-                    inet::queue(channel, id, bound)?.map(|queue| tcp_reading(id, queue))
-                }
-            };
+            let reading =
+                match socket.kind {
+                    // Asked with the lookup itself, the list costs next to nothing. An empty queue needs none.
+                    Kind::Unix if may_be_listed(socket.reading.depth) => {
+                        let start = self.clients.len();
+                        let pending = unix::pending(channel, id, &mut self.clients)?;
+                        pending.map(|(queue, listed)| {
+                            socket.listed = if listed {
+                                Listed::From(start)
+                            } else {
+                                Listed::TooLong
+                            };
+                            unix_reading(id, queue)
+                        })
+                    }
+                    Kind::Unix => unix::queue(channel, id, &socket.lookup)?
+                        .map(|queue| unix_reading(id, queue)),
+                    Kind::Tcp(_) => inet::queue(channel, id, &socket.lookup)?
+                        .map(|queue| tcp_reading(id, queue)),
+                };
             if let Some(reading) = reading {
                 (socket.reading, socket.seen) = (reading, self.round);
                 continue;
@@ -345,7 +350,7 @@ impl Sockets {
         {
             let id = socket.reading.id;
             if rows.binary_search_by_key(&id, |row| row.id).is_err()
-                && let Some(queue) = unix::queue(channel, id)?
+                && let Some(queue) = unix::queue(channel, id, &socket.lookup)?
                 && let Some(row) = before.iter().find(|row| row.id == id)
             {
                 missed.push(UnixListener {

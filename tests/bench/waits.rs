@@ -74,7 +74,7 @@ fn follow(depth: u32) -> [Duration; 3] {
     medians(|number| {
         list.clear();
         let start = Instant::now();
-        let queue = unix::queue(&mut channel, id).expect("an answer");
+        let queue = unix::queue(&mut channel, id, &unix::lookup(id)).expect("an answer");
         let looked_up = Instant::now();
         let listed = unix::pending(&mut channel, id, &mut list).expect("an answer");
         let pending = Instant::now();
@@ -160,7 +160,8 @@ fn look() -> [Duration; 2] {
     let listener = found.expect("it listens");
     medians(|_| {
         let start = Instant::now();
-        let queue = inet::queue(&mut channel, listener.id, listener.bound);
+        let lookup = inet::lookup(listener.id, listener.bound);
+        let queue = inet::queue(&mut channel, listener.id, &lookup);
         let looked_up = Instant::now();
         let mut waiting = 0;
         inet::members(&mut channel, Family::V4, PORT, |_| waiting += 1).expect("a dump");
