@@ -19,6 +19,8 @@ pub struct Report {
     pub somaxconn: Option<u32>,
     /// By name.
     pub listeners: Vec<ListenerReport>,
+    /// Listeners beyond `--discover.limit`.
+    pub ignored_listeners: usize,
     /// Where the figures come from, and how that goes.
     pub sources: Vec<SourceReport>,
     /// Refused connects to addresses that are not watched, by address and witness.
@@ -120,6 +122,9 @@ pub struct QueueReport {
     pub utilization: f64,
     /// Whether a socket turns the next connection away.
     pub full: bool,
+    /// The limit of each socket, if all have the same.
+    #[serde(skip)]
+    pub each: Option<u32>,
     /// What the application asks for, as it was told with `backlog=`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested_backlog: Option<u32>,
@@ -182,6 +187,7 @@ impl Report {
             version: crate::VERSION,
             somaxconn,
             listeners,
+            ignored_listeners: view.ignored_listeners,
             sources: view.sources.iter().map(source).collect(),
             refused_elsewhere: refused,
         }
@@ -221,6 +227,9 @@ impl ListenerReport {
 impl QueueReport {
     fn new(ledger: &ListenerLedger, somaxconn: Option<u32>) -> Self {
         let requested = ledger.listener.requested_backlog;
+        let mut limits = ledger.readings.iter().map(|reading| reading.backlog);
+        let first = limits.next();
+        let each = first.filter(|first| limits.all(|limit| limit == *first));
         Self {
             sockets: ledger.readings.len(),
             depth: ledger.depth(),
@@ -228,8 +237,9 @@ impl QueueReport {
             capacity: ledger.capacity(),
             utilization: ledger.utilization(),
             full: ledger.full(),
+            each,
             requested_backlog: requested,
-            limit: explain(ledger, requested, somaxconn),
+            limit: explain(each, ledger.readings.len(), requested, somaxconn),
             oldest_wait_seconds: ledger.waits.oldest.map(|wait| wait.as_secs_f64()),
             abandoned_connections: ledger.waits.abandoned,
             blocked_connects: ledger.waits.blocked,
@@ -238,20 +248,20 @@ impl QueueReport {
     }
 }
 
-fn explain(ledger: &ListenerLedger, requested: Option<u32>, somaxconn: Option<u32>) -> String {
-    let mut limits = ledger.readings.iter().map(|reading| reading.backlog);
-    let Some(limit) = limits.next() else {
-        return String::new();
-    };
-    if limits.any(|other| other != limit) {
+fn explain(
+    each: Option<u32>,
+    sockets: usize,
+    requested: Option<u32>,
+    somaxconn: Option<u32>,
+) -> String {
+    let Some(limit) = each else {
         return "its sockets have different limits".to_owned();
-    }
-    let each = match ledger.readings.len() {
-        1 => format!("{limit}"),
-        sockets => format!("{limit} for each of {sockets} sockets"),
     };
     let reason = Limit::of(limit, requested, somaxconn).reason(requested, somaxconn);
-    format!("{each}: {reason}")
+    match sockets {
+        1 => format!("{limit}: {reason}"),
+        sockets => format!("{limit} for each of {sockets} sockets: {reason}"),
+    }
 }
 
 /// Why a limit is what it is, as far as that can be known.

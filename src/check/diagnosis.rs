@@ -10,9 +10,6 @@ use crate::report::{Limit, ListenerReport, QueueReport, State, TotalsReport};
 
 /// Depth by capacity from which on a queue counts as near its limit; the alerts use the same.
 pub const NEAR: f64 = 0.75;
-/// A head that waited for this part of the look did not move.
-const STILL: f64 = 0.9;
-
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnosis {
@@ -57,6 +54,8 @@ pub enum Kind {
     SourceFailed,
     /// No listener at all.
     NoListener,
+    /// There are more listeners than are looked at.
+    Ignored,
     /// The listener is not there.
     Missing,
     /// The socket file is there, and its listener is not in this network namespace.
@@ -92,6 +91,12 @@ pub struct Findings<'a> {
     pub stale: &'a [(String, u64)],
     /// Listeners whose socket file exists without a listener here.
     pub elsewhere: &'a [String],
+    /// Listeners that nobody left though somebody waits.
+    pub still: &'a [String],
+    /// Discovered listeners that were full and are gone.
+    pub gone_full: &'a [String],
+    /// Listeners beyond `--discover.limit`.
+    pub ignored: usize,
     /// Counters of the network namespace before the look.
     pub before: TcpExt,
     /// And after it.
@@ -124,6 +129,24 @@ pub fn diagnose(findings: &Findings) -> Vec<Diagnosis> {
                     .to_owned(),
         });
     }
+    if findings.ignored > 0 {
+        found.push(Diagnosis {
+            severity: Severity::Blind,
+            kind: Kind::Ignored,
+            listener: None,
+            evidence: format!("{} more listeners were not looked at", findings.ignored),
+            remedy: "name those that matter with --listener, or raise --discover.limit".to_owned(),
+        });
+    }
+    for name in findings.gone_full {
+        found.push(Diagnosis {
+            severity: Severity::Critical,
+            kind: Kind::WasFull,
+            listener: Some(name.clone()),
+            evidence: "was full during the look, and is gone now".to_owned(),
+            remedy: "see why it ended; clients found no room, and now find nobody".to_owned(),
+        });
+    }
     for listener in findings.listeners {
         listener_findings(listener, findings, &mut found);
     }
@@ -133,7 +156,7 @@ pub fn diagnose(findings: &Findings) -> Vec<Diagnosis> {
             kind: Kind::StaleListener,
             listener: Some(name.clone()),
             evidence: format!(
-                "another socket of the same name, which its path no longer leads to, holds {connections} connections"
+                "another socket of its name and file system, to which its path does not lead, holds {connections} connections"
             ),
             remedy: "an old instance was replaced and has not ended: nobody new reaches it; let it drain, or stop it".to_owned(),
         });
@@ -165,6 +188,14 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
         });
     };
     let (Some(queue), Some(totals)) = (&listener.queue, &listener.totals) else {
+        if let Some(totals) = listener.totals.as_ref().filter(|t| t.full_episodes > 0) {
+            note(
+                Severity::Critical,
+                Kind::WasFull,
+                format!("{}, and is gone now", was_full(totals, findings.look)),
+                "see why it ended; clients found no room, and now find nobody".to_owned(),
+            );
+        }
         if listener.state == State::Missing {
             let reason = listener.reason.clone().unwrap_or_default();
             let (kind, remedy) = if findings.elsewhere.contains(&listener.name) {
@@ -183,12 +214,9 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
         return;
     };
     let asked = asked(listener, queue, findings);
-    crowding(listener, queue, totals, asked, findings, &mut note);
-    let look = findings.look.as_secs_f64();
+    crowding(listener, queue, totals, findings, &mut note);
     if let Some(wait) = queue.oldest_wait_seconds
-        && queue.depth > 0
-        && look >= 1.0
-        && wait >= STILL * look
+        && findings.still.contains(&listener.name)
     {
         let holders = findings.owners.get(&listener.name);
         let holders = holders.map_or(String::new(), |owner| {
@@ -253,18 +281,19 @@ fn asked(listener: &ListenerReport, queue: &QueueReport, findings: &Findings) ->
     })
 }
 
-/// The limit of a listener whose sockets all have the same.
-fn limit(queue: &QueueReport) -> Option<u32> {
-    let sockets = u64::try_from(queue.sockets).ok()?;
-    let each = queue.backlog.checked_div(sockets)?;
-    (each * sockets == queue.backlog).then(|| u32::try_from(each).ok())?
+fn was_full(totals: &TotalsReport, look: Duration) -> String {
+    format!(
+        "was full for {:.0} ms, {}, within {:.1} s",
+        totals.full_seconds * 1e3,
+        times(totals.full_episodes),
+        look.as_secs_f64()
+    )
 }
 
 fn crowding(
     listener: &ListenerReport,
     queue: &QueueReport,
     totals: &TotalsReport,
-    asked: Option<Asked>,
     findings: &Findings,
     note: &mut impl FnMut(Severity, Kind, String, String),
 ) {
@@ -274,7 +303,7 @@ fn crowding(
         "unix" => "the next connect() gets EAGAIN, or sleeps if it blocks",
         _ => "the next SYN is dropped, and its client tries again a second later",
     };
-    let raise = raise(queue, asked, findings.somaxconn);
+    let raise = raise(queue, findings.somaxconn);
     if queue.full {
         let sleeping = match queue.blocked_connects {
             Some(blocked) if blocked > 0 => format!("; {blocked} connects sleep before it"),
@@ -283,22 +312,23 @@ fn crowding(
         note(
             Severity::Critical,
             Kind::Full,
-            format!(
-                "{} of {} connections wait: {next}{sleeping}",
-                queue.depth, queue.capacity
-            ),
+            match queue.sockets {
+                1 => format!(
+                    "{} of {} connections wait: {next}{sleeping}",
+                    queue.depth, queue.capacity
+                ),
+                sockets => format!(
+                    "one of its {sockets} sockets is full, {} of {} connections wait in all: if it is that one's turn, {next}{sleeping}",
+                    queue.depth, queue.capacity
+                ),
+            },
             raise,
         );
     } else if totals.full_episodes > 0 {
         note(
             Severity::Critical,
             Kind::WasFull,
-            format!(
-                "was full for {:.0} ms, {}, within {:.1} s: while it is, {next}",
-                totals.full_seconds * 1e3,
-                times(totals.full_episodes),
-                findings.look.as_secs_f64()
-            ),
+            format!("{}: while it is, {next}", was_full(totals, findings.look)),
             raise,
         );
     } else if peak.max(queue.utilization) >= NEAR {
@@ -315,9 +345,10 @@ fn crowding(
 }
 
 /// How to make a queue hold more, and when that helps.
-fn raise(queue: &QueueReport, asked: Option<Asked>, somaxconn: Option<u32>) -> String {
+fn raise(queue: &QueueReport, somaxconn: Option<u32>) -> String {
     let backlog = "the application's backlog (gunicorn --backlog, nginx listen ... backlog=, systemd Backlog=)";
-    let how = match limit(queue).map(|l| (l, Limit::of(l, asked.map(|a| a.backlog), somaxconn))) {
+    let of = |limit| (limit, Limit::of(limit, queue.requested_backlog, somaxconn));
+    let how = match queue.each.map(of) {
         Some((limit, Limit::Cut | Limit::MaybeCut)) => {
             format!(
                 "raise net.core.somaxconn, now {limit}, in the pod (securityContext.sysctls, docker --sysctl) and restart the application; \
@@ -346,7 +377,7 @@ fn limits(
     somaxconn: Option<u32>,
     note: &mut impl FnMut(Severity, Kind, String, String),
 ) {
-    let (Some(asked), Some(limit), Some(somaxconn)) = (asked, limit(queue), somaxconn) else {
+    let (Some(asked), Some(limit), Some(somaxconn)) = (asked, queue.each, somaxconn) else {
         return;
     };
     let set_in = asked.by_default_of.map_or(String::new(), |server| {

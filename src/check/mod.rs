@@ -4,7 +4,7 @@ mod diagnosis;
 pub mod servers;
 mod table;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, IsTerminal as _, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,9 +21,10 @@ use crate::kernel::netstat::{Netstat, TcpExt};
 use crate::kernel::owner::{Owner, owners};
 use crate::kernel::sock_diag::Channel;
 use crate::kernel::unix::{self, Show, UnixListener};
-use crate::ledger::{Event, Ledger, View};
+use crate::ledger::{Event, Ledger, ListenerLedger, View};
+use crate::listener::Address;
 use crate::report::Report;
-use crate::sample::{Absence, Presence};
+use crate::sample::{Absence, Presence, Source};
 use crate::sampler::{self, Discovery, Watch};
 use table::Style;
 
@@ -33,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_secs(2);
 /// A look has this many rounds at least, whatever the interval.
 const FEWEST_ROUNDS: u32 = 10;
+/// A look shorter than this does not tell that a queue does not move.
+const SHORTEST_STILL: Duration = Duration::from_secs(1);
 /// Exit code when nothing could be looked at.
 const BLIND: u8 = 4;
 
@@ -80,6 +83,31 @@ pub fn run(options: CheckOptions) -> ExitCode {
     }
 }
 
+/// What the sampler told on the way.
+#[derive(Debug, Default)]
+struct Told {
+    failures: BTreeMap<Source, String>,
+    /// Listeners that were full once.
+    full: BTreeSet<String>,
+}
+
+impl Told {
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::SourceFailed(source, reason) => {
+                self.failures.insert(source, reason);
+            }
+            Event::SourceRecovered(source) => {
+                self.failures.remove(&source);
+            }
+            Event::Full(listener, _) => {
+                self.full.insert(listener.name.clone());
+            }
+            _ => {}
+        }
+    }
+}
+
 fn look(options: CheckOptions) -> io::Result<u8> {
     let (selection, look) = (options.selection, options.look);
     let interval = selection.interval.min(look / FEWEST_ROUNDS);
@@ -104,21 +132,13 @@ fn look(options: CheckOptions) -> io::Result<u8> {
         interval,
         look.max(Duration::from_secs(1)) * 2,
     )));
-    let failures = Arc::new(Mutex::new(BTreeMap::new()));
-    let told = Arc::clone(&failures);
+    let told = Arc::new(Mutex::new(Told::default()));
+    let telling = Arc::clone(&told);
     sampler::start(config, Arc::clone(&ledger), move |event| {
-        let mut failures = told.lock().unwrap_or_else(PoisonError::into_inner);
-        match event {
-            Event::SourceFailed(source, reason) => {
-                failures.insert(source, reason);
-            }
-            Event::SourceRecovered(source) => {
-                failures.remove(&source);
-            }
-            _ => {}
-        }
+        let mut told = telling.lock().unwrap_or_else(PoisonError::into_inner);
+        told.take(event);
     })?;
-    wait(look, interval, &ledger)?;
+    let heads = wait(look, interval, &ledger)?;
     let view = ledger
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
@@ -128,12 +148,14 @@ fn look(options: CheckOptions) -> io::Result<u8> {
 
     let report = Report::new(&view);
     let owners = owners_of(&view, &procfs);
-    let failures: Vec<(&'static str, String)> = failures
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
+    let told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let failures: Vec<(&'static str, String)> = told
+        .failures
         .iter()
         .map(|(source, reason)| (source.name(), reason.clone()))
         .collect();
+    let gone = |name: &&String| !view.listeners.contains_key(*name);
+    let gone_full: Vec<String> = told.full.iter().filter(gone).cloned().collect();
     let diagnoses = diagnose(&Findings {
         listeners: &report.listeners,
         owners: &owners,
@@ -141,6 +163,9 @@ fn look(options: CheckOptions) -> io::Result<u8> {
         failures: &failures,
         stale: &stale(&view),
         elsewhere: &elsewhere(&view),
+        still: &still(&view, &heads, look),
+        gone_full: &gone_full,
+        ignored: view.ignored_listeners,
         before,
         after,
         look,
@@ -182,12 +207,29 @@ fn tcp_ext(netstat: Option<&mut Netstat>) -> TcpExt {
     read.unwrap_or_default()
 }
 
+/// When the head of each queue came that was not empty at the first look.
+type Heads = BTreeMap<String, Duration>;
+
+fn heads(view: &View) -> Heads {
+    let at = view.last_sample.unwrap_or_default();
+    let head = |(name, ledger): (&String, &ListenerLedger)| {
+        let wait = ledger.waits.oldest.filter(|_| ledger.depth() > 0)?;
+        Some((name.clone(), at.saturating_sub(wait)))
+    };
+    view.listeners.iter().filter_map(head).collect()
+}
+
 /// Waits until the rounds have gone on for as long as the look is, and tells on a terminal how far it is.
-fn wait(look: Duration, interval: Duration, ledger: &Mutex<Ledger>) -> io::Result<()> {
+fn wait(look: Duration, interval: Duration, ledger: &Mutex<Ledger>) -> io::Result<Heads> {
     let started = sampler::now();
-    let last = || {
+    let mut first = None;
+    let mut last = || {
         let ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger.view().last_sample
+        let view = ledger.view();
+        if view.last_sample.is_some() && first.is_none() {
+            first = Some(heads(view));
+        }
+        view.last_sample
     };
     let mut errors = io::stderr();
     let progress = look > LONG && errors.is_terminal();
@@ -214,7 +256,33 @@ fn wait(look: Duration, interval: Duration, ledger: &Mutex<Ledger>) -> io::Resul
     if progress {
         write!(errors, "\r\x1b[K")?;
     }
-    Ok(())
+    Ok(first.unwrap_or_default())
+}
+
+/// Queues that nobody left during a look of a second or more.
+fn still(view: &View, heads: &Heads, look: Duration) -> Vec<String> {
+    if look < SHORTEST_STILL {
+        return Vec::new();
+    }
+    let now = self::heads(view);
+    let is_still = |(name, ledger): &(&String, &ListenerLedger)| {
+        let (Some(before), Some(after)) = (heads.get(*name), now.get(*name)) else {
+            return false;
+        };
+        let Some(totals) = &ledger.totals else {
+            return false;
+        };
+        match &totals.waits {
+            Some(waits) => waits.left == 0,
+            // The age of a TCP head is that of the last look at it. If nobody leaves, the queue never becomes shorter.
+            None => {
+                after.abs_diff(*before) <= look / FEWEST_ROUNDS * 2
+                    && ledger.depth() == u64::from(totals.peak.highest())
+            }
+        }
+    };
+    let still = view.listeners.iter().filter(is_still);
+    still.map(|(name, _)| name.clone()).collect()
 }
 
 fn owners_of(view: &View, procfs: &Path) -> BTreeMap<String, Owner> {
@@ -237,7 +305,8 @@ fn owners_of(view: &View, procfs: &Path) -> BTreeMap<String, Owner> {
         .collect()
 }
 
-/// Sockets that bear the name of a listener and are not it, with the connections that they hold.
+/// Sockets that bear the name of a listener, are of its file system and are not it, with the connections that they hold. Of another file
+/// system, a socket of the same name is likely another container's.
 fn stale(view: &View) -> Vec<(String, u64)> {
     let mut all: Vec<UnixListener> = Vec::new();
     let listed = Channel::open()
@@ -245,12 +314,20 @@ fn stale(view: &View) -> Vec<(String, u64)> {
     if listed.is_err() {
         return Vec::new();
     }
+    let device = |one: &UnixListener| one.file.map(|file| (file.major, file.minor));
     view.listeners
         .iter()
         .filter_map(|(name, ledger)| {
             let is_it = |one: &&UnixListener| ledger.readings.iter().any(|r| r.id == one.id);
             let own = all.iter().find(is_it)?;
-            let others = all.iter().filter(|one| one.name == own.name && !is_it(one));
+            let is_named_so = |one: &&UnixListener| {
+                let named = match &ledger.listener.address {
+                    Address::Unix(address) => one.name.as_ref() == Some(address),
+                    Address::Tcp(_) | Address::TcpPort(_) => false,
+                };
+                (named || one.name == own.name) && device(one) == device(own) && !is_it(one)
+            };
+            let others = all.iter().filter(is_named_so);
             let held: u64 = others.map(|one| u64::from(one.queue.depth)).sum();
             (held > 0).then(|| (name.clone(), held))
         })

@@ -7,7 +7,7 @@ pub struct Server {
     pub name: &'static str,
     /// How its processes are named.
     process: &'static str,
-    /// Whether a version may follow the process' name.
+    /// Whether a version may follow the process' name, as in php-fpm8.2. A title may always: `gunicorn: master`.
     versioned: bool,
     /// The backlog that it asks for.
     pub backlog: u32,
@@ -74,7 +74,7 @@ pub const SERVERS: &[Server] = &[
 pub fn server(process: &str) -> Option<&'static Server> {
     SERVERS.iter().find(|server| {
         let rest = process.strip_prefix(server.process);
-        rest.is_some_and(|rest| rest.is_empty() || server.versioned)
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':') || server.versioned)
     })
 }
 
@@ -86,6 +86,7 @@ mod tests {
     fn a_server_is_known_by_its_process() {
         let name = |process| server(process).map(|server| server.name);
         assert_eq!(name("gunicorn"), Some("gunicorn"));
+        assert_eq!(name("gunicorn: maste"), Some("gunicorn"));
         assert_eq!(name("php-fpm8.2"), Some("PHP-FPM"));
         assert_eq!(name("uwsgi-core"), Some("uWSGI"));
         assert_eq!(name("node_exporter"), None);

@@ -109,7 +109,9 @@ impl History {
         let newest = part_at(now, self.length);
         let oldest = part_at(now.saturating_sub(window), self.length);
         let parts: Vec<Option<Part>> = (oldest..=newest).map(|number| self.part(number)).collect();
-        let above = |part: &Part| f64::from(part.lowest) > utilization;
+        #[expect(clippy::cast_possible_truncation, reason = "as what is kept")]
+        let utilization = utilization as f32;
+        let above = |part: &Part| part.lowest > utilization;
         let gap = parts.windows(2).any(|pair| pair == [None, None]);
         let known = parts.iter().flatten();
         !gap && known.clone().next().is_some() && known.clone().all(above)

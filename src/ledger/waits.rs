@@ -44,6 +44,8 @@ impl Waits {
 pub struct WaitTotals {
     /// Time in the queue of connections that were seen in it and left it, in seconds.
     pub waited: Histogram,
+    /// Connections that were seen to leave the queue, at least.
+    pub left: u64,
     /// Rounds between which connections may have come and gone unseen.
     pub unanchored_rounds: u64,
 }
@@ -56,6 +58,7 @@ impl Default for WaitTotals {
     fn default() -> Self {
         Self {
             waited: Histogram::new(WAIT),
+            left: 0,
             unanchored_rounds: 0,
         }
     }
@@ -85,6 +88,7 @@ impl Followers {
             let waited = &mut totals.waited;
             let step = follower.follow(at, list, |wait| waited.observe(wait.as_secs_f64()));
             anchored &= step.anchored;
+            totals.left += step.left as u64;
             let head = follower.oldest(at).map(|wait| wait.at_least);
             oldest = oldest.zip(head).map(|(a, b)| a.max(b));
             abandoned = abandoned.map(|sum| sum + follower.abandoned() as u64);

@@ -134,7 +134,7 @@ pub fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
     for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
-            if character.is_control() || character == '\\' {
+            if character.is_control() || character == '\\' || is_invisible(character) {
                 let mut buffer = [0; 4];
                 escape_each(&mut text, character.encode_utf8(&mut buffer).as_bytes());
             } else {
@@ -144,6 +144,14 @@ pub fn escape(bytes: &[u8]) -> String {
         escape_each(&mut text, chunk.invalid());
     }
     text
+}
+
+/// Characters that print nothing or turn the direction of what follows: with them a name could look like another.
+fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}'
+    )
 }
 
 fn escape_each(text: &mut String, bytes: &[u8]) {
@@ -210,6 +218,18 @@ mod tests {
 
     fn refused(text: &str) -> AddressError {
         Address::parse(text).unwrap_err()
+    }
+
+    #[test]
+    fn what_cannot_be_seen_is_written_out() {
+        let name = "a\u{202e}b\u{200b}\u{feff}";
+        let printed = escape(name.as_bytes());
+        assert_eq!(printed, r"a\xe2\x80\xaeb\xe2\x80\x8b\xef\xbb\xbf");
+        let address = Address::parse(&format!("unix:@{printed}")).unwrap();
+        assert_eq!(
+            address,
+            Address::Unix(UnixName::Abstract(name.as_bytes().to_vec()))
+        );
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::common::exporter::BINARY;
 use crate::common::namespace::Namespace;
 use crate::common::program::directory;
 use crate::common::site::Site;
-use crate::common::socket::{Listener, connect, connect_all, connect_tcp, knock_tcp, label};
+use crate::common::socket::{Listener, Tcp, connect, connect_all, connect_tcp, knock_tcp, label};
 use crate::common::wait;
 
 fn command(arguments: &[&str]) -> Command {
@@ -242,6 +242,64 @@ fn a_socket_file_whose_listener_is_in_another_namespace_is_told_from_a_missing_o
 }
 
 #[test]
+fn a_listener_that_was_full_and_went_away_is_not_forgotten() {
+    let _namespace = Namespace::enter();
+    let _other = Listener::abstract_unix(b"other", 5);
+    let queue = queue(5, 0);
+    let name = label(&queue.path);
+    let looks = [&["--for", "3s"][..], &["--for", "3s", "--listener", &name]].map(|arguments| {
+        let mut command = command(&[arguments, &["--format", "json"]].concat());
+        command.stdout(Stdio::piped()).spawn().unwrap()
+    });
+    thread::sleep(Duration::from_millis(1500));
+    let clients = connect_all(&queue.path, 6);
+    thread::sleep(Duration::from_millis(100));
+    drop((queue, clients));
+    for look in looks {
+        let output = look.wait_with_output().unwrap();
+        let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(output.status.code(), Some(3), "{found:#}");
+        let said = evidence(&found, "was_full");
+        assert!(said.ends_with("and is gone now"), "{said}");
+    }
+}
+
+#[test]
+fn listeners_that_were_not_looked_at_are_counted() {
+    let _namespace = Namespace::enter();
+    let _one = Listener::abstract_unix(b"one", 5);
+    let _two = Listener::abstract_unix(b"two", 5);
+    let found = check_json(&["--for", SHORT, "--discover.limit", "1"]);
+    assert_eq!(
+        (kinds(&found), &found["exit_code"]),
+        (vec!["ignored"], &json!(4))
+    );
+    assert_eq!(found["ignored_listeners"], 1);
+}
+
+#[test]
+fn a_group_of_different_limits_has_no_limit_that_could_be_compared() {
+    let namespace = Namespace::enter();
+    namespace.set_somaxconn(128);
+    let shared = Tcp {
+        reuse_port: true,
+        ..Tcp::default()
+    };
+    let _members = [0, 100].map(|backlog| Listener::tcp_with("127.0.0.1:8000", backlog, shared));
+    // One of the two gets it; clients are spread by their port.
+    let _clients: Vec<_> = (0..8).map(|_| connect_tcp("127.0.0.1:8000")).collect();
+    let told = "tcp:127.0.0.1:8000,backlog=50";
+    let found = check_json(&["--for", SHORT, "--listener", told]);
+    assert_eq!(
+        found["listeners"][0]["limit"],
+        "its sockets have different limits"
+    );
+    let said = evidence(&found, "full");
+    assert!(said.starts_with("one of its 2 sockets is full, "), "{said}");
+    assert!(!kinds(&found).contains(&"opened_before_raise"), "{found:#}");
+}
+
+#[test]
 fn a_stale_listener_that_holds_connections_is_a_warning() {
     let _namespace = Namespace::enter();
     let queue = queue(128, 4);
@@ -258,6 +316,29 @@ fn a_stale_listener_that_holds_connections_is_a_warning() {
     }
     drop(queue.listener);
     assert_eq!(kinds(&check_json(&["--for", SHORT])), [""; 0]);
+}
+
+#[test]
+fn a_listener_that_another_was_renamed_over_is_stale_too() {
+    let _namespace = Namespace::enter();
+    let queue = queue(128, 4);
+    let fresh = queue.path.with_extension("new");
+    let _new = Listener::unix(&fresh, 128);
+    std::fs::rename(&fresh, &queue.path).unwrap();
+    let found = check_json(&["--for", SHORT, "--listener", &label(&queue.path)]);
+    assert_eq!(kinds(&found), ["stale_listener"]);
+    assert!(evidence(&found, "stale_listener").ends_with("holds 4 connections"));
+}
+
+#[test]
+fn a_socket_of_the_same_name_on_another_file_system_is_somebody_elses() {
+    let namespace = Namespace::enter();
+    let mut mounts = namespace.own_mounts();
+    let queue = queue(128, 4);
+    mounts.tmpfs(queue.path.parent().unwrap());
+    let _here = Listener::unix(&queue.path, 128);
+    let found = check_json(&["--for", SHORT, "--listener", &label(&queue.path)]);
+    assert_eq!(kinds(&found), [""; 0], "{found:#}");
 }
 
 #[test]
@@ -288,6 +369,22 @@ fn a_queue_that_does_not_move_is_a_warning_after_a_second() {
         said.contains("s at least, though the listener has 1 process: nobody left"),
         "{said}"
     );
+}
+
+#[test]
+fn a_queue_that_moves_slowly_moves() {
+    let _namespace = Namespace::enter();
+    let queue = queue(128, 60);
+    let tcp = Listener::tcp("127.0.0.1:8000", 128);
+    let _tcp_clients: Vec<_> = (0..60).map(|_| connect_tcp("127.0.0.1:8000")).collect();
+    thread::sleep(Duration::from_millis(100));
+    let looking = thread::spawn(|| check_json(&["--for", "2s"]));
+    while !looking.is_finished() {
+        drop((queue.listener.accept(), tcp.accept()));
+        thread::sleep(Duration::from_millis(100));
+    }
+    let found = looking.join().unwrap();
+    assert!(!kinds(&found).contains(&"not_moving"), "{found:#}");
 }
 
 #[test]
@@ -400,6 +497,7 @@ fn its_json_has_the_documented_shape() {
         "version": env!("CARGO_PKG_VERSION"),
         "somaxconn": 4096,
         "seconds": 0.2,
+        "ignored_listeners": 0,
         "listeners": [
             listener(json!({
                 "name": "g", "family": "unix", "address": "unix:@name", "state": "up", "sockets": 1,

@@ -156,6 +156,7 @@ fn a_pod_is_saturated_once_its_queue_stayed_above_for_the_time() {
     assert_eq!(status("listener=g&above=1&for=1s"), 200);
 
     drop(listener.accept());
+    // Nine of ten are 0.9, and not above it.
     wait::until_true("relief", || status(query) == 200);
     assert_eq!(status("listener=tcp::1"), 200);
     assert_eq!(status("listener=nobody"), 404);
