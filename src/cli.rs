@@ -6,8 +6,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use regex_lite::Regex;
 use tracing::level_filters::LevelFilter;
 
@@ -301,16 +302,16 @@ pub enum ServeAddress {
 /// # Errors
 /// `--help` and `--version`, which are no failure, and a bad flag or value.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, clap::Error> {
-    let mut command = Flags::command();
+    let mut command = without_empty_variables(Flags::command());
     let matches = command.try_get_matches_from_mut(arguments)?;
     let flags = Flags::from_arg_matches(&matches)?;
     if flags.ebpf && !refusals::EBPF_BUILT {
         let message = "--ebpf: this build is without eBPF; take an image built with `--build-arg FEATURES=ebpf`, or `cargo build --release --features ebpf`";
-        return Err(command.error(clap::error::ErrorKind::InvalidValue, message));
+        return Err(command.error(ErrorKind::InvalidValue, message));
     }
     let mut refuse = |flag: &str, reason: String| {
         let message = format!("invalid value for '--{flag}': {reason}");
-        command.error(clap::error::ErrorKind::ValueValidation, message)
+        command.error(ErrorKind::ValueValidation, message)
     };
     if let (Some(Command::Check(check)), Some((_, matches))) =
         (&flags.command, matches.subcommand())
@@ -351,6 +352,19 @@ fn select(flags: &SelectionFlags, matches: &ArgMatches) -> Result<Selection, Str
     })
 }
 
+/// An empty variable, as env files and manifests have them, is none.
+fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let ignore = |argument: Arg| match argument.get_env() {
+        Some(name) if std::env::var_os(name).is_some_and(|value| value.is_empty()) => {
+            argument.env(None)
+        }
+        _ => argument,
+    };
+    command
+        .mut_args(ignore)
+        .mut_subcommands(|subcommand| subcommand.mut_args(ignore))
+}
+
 fn from_environment(matches: &ArgMatches, id: &str) -> bool {
     matches.value_source(id) == Some(ValueSource::EnvVariable)
 }
@@ -358,6 +372,9 @@ fn from_environment(matches: &ArgMatches, id: &str) -> bool {
 /// The error on one line, without the usage that clap prints below it.
 #[must_use]
 pub fn one_line(error: &clap::Error) -> String {
+    if error.kind() == ErrorKind::InvalidUtf8 {
+        return "error: an argument is not UTF-8; write such bytes as \\xNN, as in --listener 'unix:/run/\\xff.sock'".to_owned();
+    }
     let rendered = error.render().to_string();
     rendered
         .lines()

@@ -1,6 +1,10 @@
 //! The log on standard error: logfmt or JSON, one line an event.
 
 use std::fmt;
+use std::io::{self, Write};
+use std::sync::mpsc::{self, SyncSender};
+use std::thread;
+use std::time::Duration;
 
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
@@ -12,7 +16,7 @@ use tracing_subscriber::fmt::time::{FormatTime, SystemTime};
 use tracing_subscriber::fmt::{FmtContext, layer};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
-use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
+use tracing_subscriber::util::SubscriberInitExt;
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -23,19 +27,80 @@ pub enum Format {
     Json,
 }
 
-/// Sends the log to standard error from here on.
+/// Lines that wait for standard error. More are dropped: who logs does not wait for who reads.
+const PENDING_LINES: usize = 1024;
+/// The thread only writes.
+const STACK: usize = 64 * 1024;
+/// Time for the last lines when the log ends.
+const LAST_LINES: Duration = Duration::from_millis(200);
+
+/// The log. When dropped, it waits a moment for the last lines to be written.
+#[derive(Debug)]
+pub struct Log(Queue);
+
+#[derive(Debug, Clone)]
+struct Queue(SyncSender<Entry>);
+
+#[derive(Debug)]
+enum Entry {
+    Line(Vec<u8>),
+    End(SyncSender<()>),
+}
+
+impl Write for Queue {
+    /// Takes whole lines.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // A full queue drops the line.
+        let _ = self.0.try_send(Entry::Line(line.to_vec()));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        let (done, is_done) = mpsc::sync_channel(1);
+        if self.0.0.try_send(Entry::End(done)).is_ok() {
+            let _ = is_done.recv_timeout(LAST_LINES);
+        }
+    }
+}
+
+/// Sends the log to standard error from here on, through a thread of its own.
 ///
 /// # Errors
-/// When it was done before.
-pub fn start(level: LevelFilter, format: Format) -> Result<(), TryInitError> {
-    let base = layer().with_writer(std::io::stderr);
+/// When it was done before, or when no thread can be had.
+pub fn start(level: LevelFilter, format: Format) -> io::Result<Log> {
+    let (queue, entries) = mpsc::sync_channel(PENDING_LINES);
+    let write = move || {
+        for entry in entries {
+            match entry {
+                Entry::Line(line) => {
+                    // Nobody is left to tell.
+                    let _ = io::stderr().write_all(&line);
+                }
+                Entry::End(done) => {
+                    let _ = done.try_send(());
+                }
+            }
+        }
+    };
+    let thread = thread::Builder::new().name("log".to_owned());
+    thread.stack_size(STACK).spawn(write)?;
+    let queue = Queue(queue);
+    let lines = queue.clone();
+    let base = layer().with_writer(move || lines.clone());
     let lines = match format {
         Format::Logfmt => base.event_format(Logfmt).boxed(),
         Format::Json => base.json().flatten_event(true).boxed(),
     };
     let own = Targets::new().with_target(env!("CARGO_CRATE_NAME"), level);
     let registry = tracing_subscriber::registry();
-    registry.with(lines.with_filter(own)).try_init()
+    let done = registry.with(lines.with_filter(own)).try_init();
+    done.map(|()| Log(queue)).map_err(io::Error::other)
 }
 
 struct Logfmt;

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
 use listen_queue_exporter::cli::{self, Options, Order};
-use listen_queue_exporter::http::{self, App, Streams};
+use listen_queue_exporter::http::{self, App, Pages, Streams};
 use listen_queue_exporter::kernel::namespace;
 use listen_queue_exporter::ledger::Ledger;
 use listen_queue_exporter::refusals::{Ebpf, Receiver, SyslogAddress, Witness};
@@ -50,7 +50,7 @@ fn main() -> ExitCode {
 
 fn run(options: Options) -> anyhow::Result<()> {
     let (flags, selection) = (options.flags, options.selection);
-    logging::start(flags.log_level, flags.log_format)?;
+    let _log = logging::start(flags.log_level, flags.log_format).context("cannot start the log")?;
     check_procfs(&selection.procfs)?;
     let listeners = bind(&options.addresses)?;
     let ledger = Arc::new(Mutex::new(Ledger::new(
@@ -85,6 +85,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         telemetry_path: flags.web_telemetry_path,
         now: sampler::now,
         streams: streams.clone(),
+        pages: Pages::default(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -4,5 +4,5 @@ mod page;
 mod routes;
 mod server;
 
-pub use routes::{App, Streams, router};
+pub use routes::{App, Pages, Streams, router};
 pub use server::{LIMITS, Limits, serve};

@@ -18,6 +18,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::stream;
@@ -35,12 +36,52 @@ const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Without a round for this long, or for ten intervals if that is longer, the sampler counts as stuck.
 const STUCK: Duration = Duration::from_secs(5);
 
+/// Answers of the size of all listeners that are held at once: 64 clients that do not read may not hold 64 pages in memory. A further
+/// one is made when one of them is sent.
+const PAGES: usize = 8;
 /// Live pages at once; a further one polls.
 const STREAMS: usize = 8;
 /// Time between the events of a stream.
 const TICK: Duration = Duration::from_millis(250);
 /// What `/-/saturated` can look back on.
 const LONGEST_SATURATION: Duration = Duration::from_mins(5);
+
+/// An answer in memory.
+struct Held {
+    bytes: Vec<u8>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// Room for answers in memory.
+#[derive(Debug, Clone)]
+pub struct Pages(Arc<Semaphore>);
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(PAGES)))
+    }
+}
+
+impl Pages {
+    /// Makes an answer when there is room, which it takes until it is sent.
+    async fn hold(&self, make: impl FnOnce() -> Vec<u8>) -> Body {
+        // It is never closed.
+        let Ok(permit) = Arc::clone(&self.0).acquire_owned().await else {
+            return Body::empty();
+        };
+        let held = Held {
+            bytes: make(),
+            _permit: permit,
+        };
+        Body::from(Bytes::from_owner(held))
+    }
+}
 
 /// The streams of live pages.
 #[derive(Debug, Clone)]
@@ -72,6 +113,8 @@ pub struct App {
     pub now: fn() -> Duration,
     /// Live pages.
     pub streams: Streams,
+    /// Other answers that are long.
+    pub pages: Pages,
 }
 
 /// Every route.
@@ -125,18 +168,28 @@ impl App {
 }
 
 async fn serve_metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
-    let page = metrics::render(&app.view());
-    let plain = [
+    let mut answer = [
         (CONTENT_TYPE, HeaderValue::from_static(METRICS_TYPE)),
         (VARY, HeaderValue::from_static("accept-encoding")),
-    ];
-    if accepts_gzip(&headers)
-        && let Ok(compressed) = gzip(page.as_bytes())
-    {
-        let encoding = [(CONTENT_ENCODING, HeaderValue::from_static("gzip"))];
-        return (plain, encoding, compressed).into_response();
+    ]
+    .into_response();
+    let mut compressed = false;
+    let render = || {
+        let page = metrics::render(&app.view()).into_bytes();
+        if accepts_gzip(&headers)
+            && let Ok(small) = gzip(&page)
+        {
+            compressed = true;
+            return small;
+        }
+        page
+    };
+    *answer.body_mut() = app.pages.hold(render).await;
+    if compressed {
+        let gzip = HeaderValue::from_static("gzip");
+        answer.headers_mut().insert(CONTENT_ENCODING, gzip);
     }
-    (plain, page).into_response()
+    answer
 }
 
 async fn serve_page(State(app): State<Arc<App>>) -> Response {
@@ -147,8 +200,8 @@ async fn serve_page(State(app): State<Arc<App>>) -> Response {
         (REFERRER_POLICY, "no-referrer"),
         (CACHE_CONTROL, "no-store"),
     ];
-    let html = page::render(&Report::new(&app.view()), &app.telemetry_path);
-    (headers, html).into_response()
+    let render = || page::render(&Report::new(&app.view()), &app.telemetry_path).into_bytes();
+    (headers, app.pages.hold(render).await).into_response()
 }
 
 fn asset(kind: &'static str, text: &'static str) -> Response {
@@ -174,19 +227,20 @@ async fn serve_listeners(
         Ok(Query(query)) => query.since,
         Err(rejection) => return rejection.into_response(),
     };
-    let json = match since {
-        Some(since) => serde_json::to_string(&app.live(since).0),
-        None => serde_json::to_string(&Report::new(&app.view())),
+    let render = || {
+        let json = match since {
+            Some(since) => serde_json::to_vec(&app.live(since).0),
+            None => serde_json::to_vec(&Report::new(&app.view())),
+        };
+        // Writing plain data to memory cannot fail.
+        json.unwrap_or_default()
     };
     let headers = [
         (CONTENT_TYPE, "application/json"),
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (CACHE_CONTROL, "no-store"),
     ];
-    match json {
-        Ok(json) => (headers, json).into_response(),
-        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
-    }
+    (headers, app.pages.hold(render).await).into_response()
 }
 
 /// A live page's stream of events, each the JSON of [`LiveReport`].

@@ -19,7 +19,7 @@ pub use peak::Peak;
 pub use queue::{ListenerLedger, Totals, UTILIZATION};
 pub use waits::{WAIT, WaitTotals, Waits};
 
-use crate::sample::{Absence, Presence, Sample, Slow, Source, Watched};
+use crate::sample::{Presence, Sample, Slow, Source, Watched};
 use waits::Followers;
 
 /// Upper bounds of the histogram of a round's duration, in seconds.
@@ -27,7 +27,7 @@ pub const SAMPLE_DURATION: &[f64] = &[
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 1.0,
 ];
 /// Listeners that went away and whose counters go on should they come back.
-const RETIRED: usize = 256;
+const RETIRED: usize = 1024;
 /// A kind of event is noted at most this often a listener.
 const QUIET: Duration = Duration::from_mins(1);
 /// Events that nobody has taken yet.
@@ -101,7 +101,8 @@ pub struct Recent {
 /// When each kind of event was last noted of a listener.
 #[derive(Debug, Clone, Default)]
 struct Noted {
-    absence: Option<Absence>,
+    /// The presence that was told last.
+    told: Option<Presence>,
     found: Option<Duration>,
     missing: Option<Duration>,
     gone: Option<Duration>,
@@ -234,7 +235,6 @@ impl Ledger {
             followers,
             history,
         } = books;
-        let was_up = ledger.up();
         let change = ledger.observe(
             at,
             self.interval,
@@ -250,23 +250,26 @@ impl Ledger {
         let listener = || watched.listener.clone();
         let mut event = None;
         match &watched.presence {
+            Presence::Up if change.replaced => {
+                if due(&mut noted.replaced, at) {
+                    noted.told = Some(Presence::Up);
+                    event = Some(Event::Replaced(listener(), ledger.found(somaxconn)));
+                }
+            }
+            // What changed within a quiet minute is told when that is over, if it still is so.
             Presence::Up => {
-                noted.absence = None;
-                if change.replaced {
-                    if due(&mut noted.replaced, at) {
-                        event = Some(Event::Replaced(listener(), ledger.found(somaxconn)));
-                    }
-                } else if !was_up && due(&mut noted.found, at) {
+                if noted.told != Some(Presence::Up) && due(&mut noted.found, at) {
+                    noted.told = Some(Presence::Up);
                     event = Some(Event::Found(listener(), ledger.found(somaxconn)));
                 }
             }
-            Presence::Missing(absence) if noted.absence.as_ref() != Some(absence) => {
-                noted.absence = Some(absence.clone());
-                if was_up || due(&mut noted.missing, at) {
+            missing @ Presence::Missing(absence) => {
+                if noted.told.as_ref() != Some(missing) && due(&mut noted.missing, at) {
+                    noted.told = Some(missing.clone());
                     event = Some(Event::Missing(listener(), absence.clone()));
                 }
             }
-            Presence::Missing(_) | Presence::Unknown => {}
+            Presence::Unknown => {}
         }
         let full = (change.became_full && due(&mut noted.full, at))
             .then(|| Event::Full(listener(), ledger.found(somaxconn)));
@@ -311,6 +314,7 @@ impl Ledger {
                 &Presence::Unknown,
                 &[],
             );
+            noted.told = None;
             if due(&mut noted.gone, sample.at) {
                 self.note(Event::Gone(ledger.listener.clone()));
             }

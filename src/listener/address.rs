@@ -89,8 +89,7 @@ fn parse_unix(text: &str) -> Result<UnixName, AddressError> {
     if let Some(name) = text.strip_prefix('@') {
         let name = unescape(name);
         return match name.len() {
-            0 => Err(AddressError::EmptyUnixName),
-            1..=LONGEST_ABSTRACT_NAME => Ok(UnixName::Abstract(name)),
+            0..=LONGEST_ABSTRACT_NAME => Ok(UnixName::Abstract(name)),
             _ => Err(AddressError::TooLong),
         };
     }
@@ -253,7 +252,9 @@ mod tests {
         assert_eq!(refused("http:80"), AddressError::Scheme);
         assert_eq!(refused(""), AddressError::Scheme);
         assert_eq!(refused("unix:"), AddressError::EmptyUnixName);
-        assert_eq!(refused("unix:@"), AddressError::EmptyUnixName);
+        // A name of one NUL is legal.
+        let nameless = Address::Unix(UnixName::Abstract(Vec::new()));
+        assert_eq!(Address::parse("unix:@"), Ok(nameless));
         assert_eq!(refused("unix:g.sock"), AddressError::RelativePath);
         assert_eq!(refused(r"unix:/a\x00"), AddressError::NulInPath);
         assert_eq!(

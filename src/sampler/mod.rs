@@ -35,6 +35,10 @@ use watch::Watcher;
 
 /// Listeners are listed, and slow figures read, this often.
 const LISTING_INTERVAL: Duration = Duration::from_secs(1);
+/// After a socket went away, listeners are listed this often for a while: an application that restarts is seen soon.
+const HUNTING_INTERVAL: Duration = Duration::from_millis(50);
+/// For how long.
+const HUNTING: Duration = Duration::from_secs(10);
 /// A round allocates little and calls nothing deep.
 const STACK: usize = 256 * 1024;
 
@@ -124,6 +128,8 @@ struct Sampler {
     slow: SlowReader,
     refusals: Refusals,
     next_listing: Duration,
+    hunting_ends: Duration,
+    next_hunt: Duration,
 }
 
 impl Sampler {
@@ -138,6 +144,8 @@ impl Sampler {
             slow: SlowReader::new(&config.procfs),
             refusals: Refusals::new(config.nginx_log, config.ebpf, &config.procfs),
             next_listing: Duration::ZERO,
+            hunting_ends: Duration::ZERO,
+            next_hunt: Duration::ZERO,
         }
     }
 
@@ -148,7 +156,13 @@ impl Sampler {
         sample.slow = None;
         self.sockets.begin();
         let listing_is_due = started >= self.next_listing;
-        if listing_is_due || !self.sockets.read(&mut sample.outcomes) {
+        let hunt_is_due = started < self.hunting_ends && started >= self.next_hunt;
+        let is_gone = !listing_is_due && !self.sockets.read(&mut sample.outcomes);
+        if is_gone {
+            self.hunting_ends = started + HUNTING;
+        }
+        if listing_is_due || is_gone || hunt_is_due {
+            self.next_hunt = started + HUNTING_INTERVAL;
             self.sockets.list(&mut sample.outcomes);
             self.watcher.resolve(&mut self.sockets, sample);
         }

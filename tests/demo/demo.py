@@ -96,7 +96,9 @@ def enter_namespaces():
     inside = subprocess.Popen(command, env={**os.environ, "LISTEN_QUEUE_DEMO": "inside"})
     # The terminal sends Ctrl-C to both: the inner one cleans up, this one waits for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: inside.terminate())
+    # unshare keeps SIGTERM to itself: its child is the one to tell.
+    children = pathlib.Path(f"/proc/{inside.pid}/task/{inside.pid}/children")
+    signal.signal(signal.SIGTERM, lambda *_: [os.kill(int(child), signal.SIGTERM) for child in children.read_text().split()])
     sys.exit(inside.wait())
 
 

@@ -102,6 +102,14 @@ fn compose_follows_its_schema_and_what_it_mounts_is_there() {
     program::run(check.current_dir(ROOT));
     let compose = &yaml(&read(COMPOSE))[0];
     let services = compose["services"].as_object().unwrap();
+    for port in services
+        .values()
+        .filter_map(|s| s["ports"].as_array())
+        .flatten()
+    {
+        // Where README looks for it, and nobody else may.
+        assert!(port.as_str().unwrap().starts_with("127.0.0.1:"), "{port}");
+    }
     for (name, service) in services {
         for volume in service["volumes"].as_array().unwrap() {
             let source = volume.as_str().unwrap().split(':').next().unwrap();

@@ -10,7 +10,9 @@ use crate::common::exporter::Exporter;
 use crate::common::exposition::{Page, Queue};
 use crate::common::http::{connect, get, request};
 use crate::common::namespace::Namespace;
+use crate::common::program::Process;
 use crate::common::socket::Listener;
+use crate::common::wait;
 
 #[test]
 fn the_page_is_compressed_for_whoever_asks() {
@@ -169,4 +171,32 @@ fn every_flag_can_come_from_the_environment() {
     assert_eq!(page.queue("app"), Queue::of(0, 5));
     assert_eq!(page.of("listen_queue_requested_backlog", "app"), Some(9.0));
     assert_eq!(page.queue("unix:@other"), Queue::of(0, 6));
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    let _namespace = Namespace::enter();
+    let names: Vec<String> = (0..900).map(|number| format!("listener{number}")).collect();
+    let _listeners: Vec<_> = names
+        .iter()
+        .map(|name| Listener::abstract_unix(name.as_bytes(), 5))
+        .collect();
+    // More lines than the pipe holds.
+    let (_reader, writer) = std::io::pipe().unwrap();
+    let address = "127.0.0.1:10128";
+    let mut command = std::process::Command::new(crate::common::exporter::BINARY);
+    command.args(["--web.listen-address", address, "--discover.limit", "1000"]);
+    let mut exporter = Process::start(command.stderr(writer));
+    let address = address.parse().unwrap();
+    wait::until_true("the exporter", || {
+        std::net::TcpStream::connect(address).is_ok()
+    });
+    wait::until_true("its first round", || {
+        get(address, "/-/ready", &[]).status == 200
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(get(address, "/-/healthy", &[]).status, 200);
+    exporter.signal(Signal::TERM);
+    let status = wait::until("the exporter to end", || exporter.ended());
+    assert!(status.success());
 }
