@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use crate::common::exporter::{BINARY, Exporter};
@@ -141,8 +142,12 @@ fn the_environment_file_is_understood_as_it_is_and_with_every_line_in_force() {
             )
         })
         .collect();
-    assert_eq!(variables.len(), 3);
-    let _namespace = Namespace::enter();
+    assert_eq!(variables.len(), 4);
+    let namespace = Namespace::enter();
+    // What the unit's RuntimeDirectory= makes.
+    let mut mounts = namespace.own_mounts();
+    mounts.tmpfs(Path::new("/run"));
+    std::fs::create_dir("/run/listen-queue").unwrap();
     let mut command = Command::new(BINARY);
     command.envs(variables);
     let exporter = Exporter::spawn(command);
@@ -153,7 +158,9 @@ fn the_environment_file_is_understood_as_it_is_and_with_every_line_in_force() {
         page.of("listen_queue_requested_backlog", "nginx"),
         Some(511.0)
     );
+    assert!(Path::new("/run/listen-queue/nginx-log.socket").exists());
     let unit = read(UNIT);
+    assert!(unit.contains("\nRuntimeDirectory=listen-queue\n"));
     assert!(unit.contains("EnvironmentFile=-/etc/default/listen-queue-exporter\n"));
     assert!(text.starts_with("# /etc/default/listen-queue-exporter: "));
 }
