@@ -96,8 +96,8 @@ pub struct Waiting {
 /// The connections of a TCP listener that no application has accepted yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TcpWaiting {
-    /// How long the oldest has been in the accept queue.
-    pub oldest: Duration,
+    /// How long the oldest has been in the accept queue; absent if none that has not been reset was seen there.
+    pub oldest: Option<Duration>,
     /// Those in the accept queue whose client has closed its end.
     pub abandoned: u64,
     /// Those whose handshake is going on.

@@ -31,7 +31,7 @@ impl Waits {
         let looked = waiting.tcp.filter(|_| depth > 0);
         let nobody = (depth == 0).then_some(0);
         Self {
-            oldest: looked.map_or(nobody.map(Duration::from_secs), |tcp| Some(tcp.oldest)),
+            oldest: looked.map_or(nobody.map(Duration::from_secs), |tcp| tcp.oldest),
             abandoned: looked.map_or(nobody, |tcp| Some(tcp.abandoned)),
             half_open: looked.map(|tcp| tcp.half_open),
             blocked: None,

@@ -126,7 +126,7 @@ pub const TABLE: &[Metric] = &[
         kind: Kind::Gauge,
         labels: LISTENER,
         when: LISTED,
-        help: "Time that the connection at the head of the queue has waited for accept(), at least; of several sockets the longest, 0 when empty. Unix: since the sample that saw it first, so short by at most one interval if the exporter saw it come. TCP: at the last look, at most --sample.tcp-interval ago, exact to a tick of the kernel; connections that were reset are not seen. Kernel: UNIX_DIAG_ICONS, tcpi_last_data_sent.",
+        help: "Time that the connection at the head of the queue has waited for accept(), at least; of several sockets the longest, 0 when empty. Unix: since the sample that saw it first, so short by at most one interval if the exporter saw it come. TCP: at the last look, at most --sample.tcp-interval ago, exact to a tick of the kernel; absent if all that wait were reset, which the kernel does not tell, and until the first look after the queue was empty. Kernel: UNIX_DIAG_ICONS, tcpi_last_data_sent.",
         collect: |view, out| {
             out.each(view, |l| l.waits.oldest.map(|wait| wait.as_secs_f64()));
         },
@@ -158,7 +158,7 @@ pub const TABLE: &[Metric] = &[
         kind: Kind::Gauge,
         labels: LISTENER,
         when: LISTED,
-        help: "Connections in the queue whose client has already gone; the application will accept them all the same. TCP: those that closed their end, at the last look; those that reset the connection are not seen. Kernel: zeros in UNIX_DIAG_ICONS, state CLOSE_WAIT.",
+        help: "Connections in the queue whose client has already gone; the application will accept them all the same. TCP: those that closed their end or their half of it, at the last look; those that reset the connection are not seen. Kernel: zeros in UNIX_DIAG_ICONS, state CLOSE_WAIT.",
         collect: |view, out| out.each(view, |l| l.waits.abandoned.map(count)),
     },
     Metric {

@@ -23,6 +23,8 @@ pub enum Message<'a> {
 
 /// `EAGAIN`, as nginx prints the number before the text.
 const EAGAIN: &[u8] = b"11";
+/// `sun_path` without the NUL that nginx puts at its end.
+const LONGEST_PATH: usize = 107;
 
 /// Reads one datagram. A line that nginx cut off after 2 KB still has what counts.
 #[must_use]
@@ -80,20 +82,19 @@ fn after_nginx_header(line: &[u8]) -> Option<&[u8]> {
 
 /// The path of `connect() to unix:PATH failed (11: …)`.
 fn refused_path(text: &[u8]) -> Option<&[u8]> {
+    const FAILED: &[u8] = b" failed (";
     let rest = text.strip_prefix(b"connect() to unix:")?;
-    let mut from = 0;
-    // A path may hold " failed (" itself: the first one with a number and a colon behind it is nginx's.
-    loop {
-        let (before, after) = split_at(rest.get(from..)?, b" failed (")?;
-        let path = rest.get(..from + before.len())?;
-        if let Some((number, _)) = split_at(after, b": ")
-            && !number.is_empty()
-            && number.iter().all(u8::is_ascii_digit)
-        {
-            return (number == EAGAIN && !path.is_empty()).then_some(path);
-        }
-        from += before.len() + 1;
-    }
+    // A path may hold such words itself, and may come from the request: nginx's own are the last that can stand behind a path. The
+    // request, which comes after them, is further away than the longest path is long.
+    let can_end_at = (1..=LONGEST_PATH).rev();
+    let (path, number) = can_end_at
+        .filter_map(|length| rest.split_at_checked(length))
+        .find_map(|(path, rest)| {
+            let (number, _) = split_at(rest.strip_prefix(FAILED)?, b": ")?;
+            let is_number = !number.is_empty() && number.iter().all(u8::is_ascii_digit);
+            is_number.then_some((path, number))
+        })?;
+    (number == EAGAIN).then_some(path)
 }
 
 /// What comes before and after the first `separator`.
@@ -175,7 +176,7 @@ mod tests {
             format!(
                 "open() \"/srv/{fake}\" failed (2: No such file or directory), client: 1.2.3.4, request: \"GET /{fake}\""
             ),
-            "connect() to unix:/run/g.sock failed (2: No such file or directory) while connecting to upstream, request: \"GET / failed (11: x\"".to_owned(),
+            "connect() to unix:/run/g.sock failed (2: No such file or directory) while connecting to upstream, client: 127.0.0.1, server: , request: \"GET / failed (11: x\"".to_owned(),
             format!(
                 "access forbidden by rule, client: 1.2.3.4, request: \"GET /{fake} HTTP/1.1\", host: \"{fake}\""
             ),
@@ -198,6 +199,19 @@ mod tests {
         let at = REFUSED.find("g.sock").unwrap();
         bytes[at] = 0xff;
         assert_eq!(parse(&bytes), Message::Refused(b"/run/\xff.sock"));
+    }
+
+    #[test]
+    fn a_path_that_a_client_chose_cannot_pretend() {
+        // fastcgi_pass unix:/run/$1.sock; and a request for /g.sock%20failed%20(11:%20x
+        let forged = "connect() to unix:/run/g.sock failed (11: x.sock failed (2: No such file or directory) while connecting to upstream, \
+            client: 127.0.0.1, server: , request: \"GET / HTTP/1.1\"";
+        assert_eq!(of(&line(forged)), Message::Other);
+        let long = format!(
+            "connect() to unix:/{} failed (11: Resource temporarily unavailable)",
+            "a".repeat(107)
+        );
+        assert_eq!(of(&line(&long)), Message::Other);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::fmt;
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -51,7 +51,7 @@ enum Socket {
 }
 
 #[derive(Debug)]
-struct RemovedAtEnd(PathBuf);
+struct RemovedAtEnd(SocketFile);
 
 /// What the receiver has seen so far; shared with the sampler.
 #[derive(Debug, Clone)]
@@ -59,6 +59,16 @@ pub struct Witness {
     state: Arc<Mutex<State>>,
     /// Inode of the UDP socket, by which the kernel lists its drops.
     udp: Option<u64>,
+    /// The unix socket's file.
+    file: Option<SocketFile>,
+}
+
+/// The file that this process bound its socket to.
+#[derive(Debug, Clone)]
+struct SocketFile {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
 }
 
 #[derive(Debug, Default)]
@@ -103,7 +113,7 @@ impl Receiver {
             SyslogAddress::Unix(path) => {
                 remove_stale(path)?;
                 let socket = UnixDatagram::bind(path)?;
-                let file = RemovedAtEnd(path.clone());
+                let file = RemovedAtEnd(SocketFile::new(path)?);
                 std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
                 Self {
                     socket: Socket::Unix(socket),
@@ -127,6 +137,7 @@ impl Receiver {
         let socket = self.socket;
         let witness = Witness {
             state: Arc::default(),
+            file: self.file.as_ref().map(|file| file.0.clone()),
             udp: match &socket {
                 Socket::Udp(socket) => Some(rustix::fs::fstat(socket)?.st_ino),
                 Socket::Unix(_) => None,
@@ -161,7 +172,28 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path)
         }
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(io::Error::new(
+            error.kind(),
+            "there is a socket file that may not be written; remove it if nobody receives there",
+        )),
         _ => taken("another process receives there"),
+    }
+}
+
+impl SocketFile {
+    fn new(path: &Path) -> io::Result<Self> {
+        let found = std::fs::symlink_metadata(path)?;
+        Ok(Self {
+            path: path.to_owned(),
+            device: found.dev(),
+            inode: found.ino(),
+        })
+    }
+
+    /// Whether the path still leads to it.
+    fn is_there(&self) -> bool {
+        let found = Self::new(&self.path);
+        found.is_ok_and(|found| (found.device, found.inode) == (self.device, self.inode))
     }
 }
 
@@ -185,7 +217,11 @@ impl AsFd for Socket {
 
 impl Drop for RemovedAtEnd {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
+        if !self.0.is_there() {
+            // Another process has the path now.
+            return;
+        }
+        if let Err(error) = std::fs::remove_file(&self.0.path) {
             tracing::debug!(%error, "cannot remove the syslog socket");
         }
     }
@@ -195,10 +231,15 @@ impl Witness {
     /// The counts so far, after telling which names belong to listeners, or why nothing can be received.
     ///
     /// # Errors
-    /// What the last receive said, if it failed.
+    /// What the last receive said, if it failed, or that the socket's file is gone.
     pub fn read(&self, known: &BTreeSet<&UnixName>) -> Result<Counts, String> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.counts.know(known);
+        if self.file.as_ref().is_some_and(|file| !file.is_there()) {
+            return Err(
+                "the socket's file was removed or replaced: restart the exporter".to_owned(),
+            );
+        }
         match &state.failure {
             Some(reason) => Err(reason.clone()),
             None => Ok(state.counts.clone()),
@@ -240,7 +281,7 @@ impl fmt::Display for SyslogAddress {
 
 impl fmt::Display for SyslogAddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a syslog address, as in unix:/run/listen-queue/nginx-log.socket or udp:127.0.0.1:5140")
+        f.write_str("not a syslog address, as in unix:/run/listen-queue/nginx-log.socket or udp:127.0.0.1:5140 (names are not looked up)")
     }
 }
 
@@ -271,6 +312,19 @@ mod tests {
         assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         drop(receiver);
         assert!(!path.exists());
+        let (first, removed_at_end) = bind(&path).unwrap().start().unwrap();
+        assert!(first.read(&BTreeSet::new()).is_ok());
+        std::fs::remove_file(&path).unwrap();
+        let second = bind(&path).unwrap();
+        assert!(
+            first
+                .read(&BTreeSet::new())
+                .unwrap_err()
+                .contains("removed or replaced")
+        );
+        drop(removed_at_end);
+        assert!(path.exists());
+        drop(second);
         std::fs::write(&path, "").unwrap();
         assert_eq!(bind(&path).unwrap_err().kind(), io::ErrorKind::AddrInUse);
         assert!(path.exists());

@@ -40,10 +40,10 @@ impl Looks {
         self.ports.entry(key(bound)).or_default().wanted = true;
     }
 
-    /// Takes note that nobody waits at an address.
+    /// Takes note that nobody waits at an address: what the last look saw there is over.
     pub(super) fn empty(&mut self, bound: Bound) {
-        if let Some((_, found)) = self.ports.get_mut(&key(bound)).and_then(|p| p.find(bound)) {
-            (found.oldest, found.abandoned) = (Duration::ZERO, 0);
+        if let Some(port) = self.ports.get_mut(&key(bound)) {
+            port.found.retain(|(known, _)| *known != bound);
         }
     }
 
@@ -98,7 +98,7 @@ impl Port {
     fn look(&mut self, family: Family, port: u16, sockets: &mut Sockets, outcomes: &mut Outcomes) {
         self.found.clear();
         for bound in sockets.listening_at(family, port) {
-            if self.find(bound).is_none() {
+            if self.found.iter().all(|(known, _)| *known != bound) {
                 self.found.push((bound, TcpWaiting::default()));
             }
         }
@@ -115,10 +115,6 @@ impl Port {
             self.found.clear();
         }
     }
-
-    fn find(&mut self, bound: Bound) -> Option<&mut (Bound, TcpWaiting)> {
-        self.found.iter_mut().find(|(known, _)| *known == bound)
-    }
 }
 
 fn key(bound: Bound) -> (Family, u16) {
@@ -129,7 +125,7 @@ fn count(found: &mut TcpWaiting, stage: Stage) {
     match stage {
         Stage::HalfOpen => found.half_open += 1,
         Stage::Waiting { age, client_closed } => {
-            found.oldest = found.oldest.max(age);
+            found.oldest = found.oldest.max(Some(age));
             found.abandoned += u64::from(client_closed);
         }
     }
