@@ -3,12 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use netlink_packet_core::{NlasIterator, Parseable};
 use netlink_packet_sock_diag::SockDiagMessage;
 use netlink_packet_sock_diag::constants::{
-    AF_INET, AF_INET6, IPPROTO_TCP, TCP_CLOSE_WAIT, TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV,
+    AF_INET, AF_INET6, INET_DIAG_INFO, INET_DIAG_SKMEMINFO, IPPROTO_TCP, TCP_CLOSE_WAIT,
+    TCP_ESTABLISHED, TCP_LISTEN, TCP_SYN_RECV,
 };
 use netlink_packet_sock_diag::inet::nlas::Nla;
-use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId as InetId, StateFlags};
+use netlink_packet_sock_diag::inet::{
+    ExtensionFlags, InetRequest, InetResponseBuffer, InetResponseHeader, SocketId as InetId,
+    StateFlags,
+};
 use rustix::io::Errno;
 
 use super::SocketId;
@@ -100,9 +105,8 @@ pub fn list(
     let request = request(SocketAddr::new(any(family), 0), 0, [0; 8]);
     let request = Request::new(SockDiagMessage::InetRequest(request), Ask::All);
     channel.ask(&request, |reply| {
-        if let Some(listener) = parse(&reply) {
-            each(listener);
-        }
+        parse(reply)?.into_iter().for_each(&mut each);
+        Ok(())
     })
 }
 
@@ -125,9 +129,8 @@ pub fn members(
     };
     let request = Request::new(SockDiagMessage::InetRequest(request), Ask::All);
     channel.ask(&request, |reply| {
-        if let Some(member) = parse_member(&reply) {
-            each(member);
-        }
+        parse_member(reply)?.into_iter().for_each(&mut each);
+        Ok(())
     })
 }
 
@@ -150,7 +153,8 @@ pub fn queue(
 ) -> Result<Option<Queue>, Error> {
     let mut found = None;
     let asked = channel.ask(lookup, |reply| {
-        found = parse(&reply).filter(|listener| listener.id == id);
+        found = parse(reply)?.filter(|listener| listener.id == id);
+        Ok(())
     });
     match asked {
         Ok(()) => Ok(found.map(|listener| listener.queue)),
@@ -188,20 +192,19 @@ fn request(local: SocketAddr, interface: u32, cookie: [u8; 8]) -> InetRequest {
 }
 
 /// Reads one reply. `None` for what is no listener.
-#[must_use]
-pub fn parse(message: &SockDiagMessage) -> Option<TcpListener> {
-    let SockDiagMessage::InetResponse(reply) = message else {
-        return None;
-    };
-    let header = &reply.header;
+///
+/// # Errors
+/// [`Error::Malformed`] if the bytes are no socket with its attributes.
+pub fn parse(reply: &[u8]) -> Result<Option<TcpListener>, Error> {
+    let header = InetResponseHeader::parse(reply)?;
     if header.state != TCP_LISTEN {
-        return None;
+        return Ok(None);
     }
-    let drops = reply.nlas.iter().find_map(|nla| match nla {
-        Nla::MemInfo(memory) => Some(memory.drops),
+    let drops = match attribute(reply, INET_DIAG_SKMEMINFO)? {
+        Some(Nla::MemInfo(memory)) => Some(memory.drops),
         _ => None,
-    });
-    Some(TcpListener {
+    };
+    Ok(Some(TcpListener {
         id: SocketId {
             inode: header.inode,
             cookie: header.socket_id.cookie,
@@ -212,31 +215,46 @@ pub fn parse(message: &SockDiagMessage) -> Option<TcpListener> {
             backlog: header.send_queue,
             drops,
         },
-    })
+    }))
 }
 
 /// Reads one reply. `None` for a connection that was accepted, which has an inode, and for what is no connection.
-#[must_use]
-pub fn parse_member(message: &SockDiagMessage) -> Option<Member> {
-    let SockDiagMessage::InetResponse(reply) = message else {
-        return None;
-    };
-    let header = &reply.header;
+///
+/// # Errors
+/// [`Error::Malformed`] if the bytes are no socket with its attributes.
+pub fn parse_member(reply: &[u8]) -> Result<Option<Member>, Error> {
+    let header = InetResponseHeader::parse(reply)?;
     let stage = match header.state {
         TCP_SYN_RECV => Stage::HalfOpen,
-        TCP_ESTABLISHED | TCP_CLOSE_WAIT if header.inode == 0 => Stage::Waiting {
-            age: reply.nlas.iter().find_map(|nla| match nla {
-                Nla::TcpInfo(info) => last_data_sent(info),
+        TCP_ESTABLISHED | TCP_CLOSE_WAIT if header.inode == 0 => {
+            let age = match attribute(reply, INET_DIAG_INFO)? {
+                Some(Nla::TcpInfo(info)) => last_data_sent(&info),
                 _ => None,
-            })?,
-            client_closed: header.state == TCP_CLOSE_WAIT,
-        },
-        _ => return None,
+            };
+            let Some(age) = age else { return Ok(None) };
+            Stage::Waiting {
+                age,
+                client_closed: header.state == TCP_CLOSE_WAIT,
+            }
+        }
+        _ => return Ok(None),
     };
-    Some(Member {
+    Ok(Some(Member {
         local: local(&header.socket_id),
         stage,
-    })
+    }))
+}
+
+/// One attribute of a reply. The kernel adds some that nobody asked for; those are not read.
+fn attribute(reply: &[u8], kind: u16) -> Result<Option<Nla>, Error> {
+    let attributes = reply.get(size_of::<InetResponseBuffer>()..);
+    for attribute in NlasIterator::new(attributes.unwrap_or_default()) {
+        let attribute = attribute?;
+        if attribute.kind() == kind {
+            return Ok(Some(Nla::parse(&attribute)?));
+        }
+    }
+    Ok(None)
 }
 
 /// `tcpi_last_data_sent`: milliseconds since data was sent. Nobody can send before `accept()`, and the clock of it starts when the

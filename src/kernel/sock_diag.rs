@@ -7,9 +7,10 @@ use std::io;
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    DecodeError, DoneBuffer, ErrorBuffer, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload,
 };
-use netlink_packet_sock_diag::SockDiagMessage;
+use netlink_packet_sock_diag::{SOCK_DIAG_BY_FAMILY, SockDiagMessage};
 use netlink_sys::constants::NETLINK_SOCK_DIAG;
 use netlink_sys::{Socket, SocketAddr};
 use rustix::io::Errno;
@@ -68,10 +69,11 @@ pub enum Ask {
 }
 
 /// One message of a reply.
-#[derive(Debug)]
-pub enum Reply {
-    /// A socket.
-    Socket(SockDiagMessage),
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reply<'a> {
+    /// A socket: its header and attributes, which whoever asked takes apart. To have all of them made into values costs more than
+    /// the rest of a lookup.
+    Socket(&'a [u8]),
     /// End of a dump.
     Done,
     /// The kernel's error, positive.
@@ -99,14 +101,14 @@ impl Channel {
         })
     }
 
-    /// Sends one request and hands each socket of the answer to `each`.
+    /// Sends one request and hands the bytes of each socket of the answer to `each`.
     ///
     /// # Errors
     /// After an error the answer is incomplete; replies that still come are told apart by their sequence number.
     pub fn ask(
         &mut self,
         request: &Request,
-        mut each: impl FnMut(SockDiagMessage),
+        mut each: impl FnMut(&[u8]) -> Result<(), Error>,
     ) -> Result<(), Error> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = request.bytes;
@@ -120,8 +122,8 @@ impl Channel {
             while let Some((reply, after)) = parse(rest, self.sequence)? {
                 rest = after;
                 match reply {
-                    Some(Reply::Socket(message)) => {
-                        each(message);
+                    Some(Reply::Socket(socket)) => {
+                        each(socket)?;
                         if request.ask == Ask::One {
                             return Ok(());
                         }
@@ -174,29 +176,29 @@ impl Request {
 }
 
 /// What the first message of a datagram says, if it answers the request in question, and the bytes after it.
-pub type First<'a> = (Option<Reply>, &'a [u8]);
+pub type First<'a> = (Option<Reply<'a>>, &'a [u8]);
 
 /// Takes the first message off a datagram that came after the request numbered `sequence`. `None` at the datagram's end.
 ///
 /// # Errors
 /// [`Error::Malformed`] if the bytes are no netlink message.
 pub fn parse(datagram: &[u8], sequence: u32) -> Result<Option<First<'_>>, Error> {
-    let Some(length) = message_length(datagram)? else {
+    if datagram.is_empty() {
         return Ok(None);
-    };
-    let (message, _) = datagram.split_at(length);
-    let padded = length.next_multiple_of(4).min(datagram.len());
-    let (_, rest) = datagram.split_at(padded);
-    let message = NetlinkMessage::<SockDiagMessage>::deserialize(message)
-        .map_err(|e| Error::Malformed(e.to_string()))?;
-    if message.header.sequence_number != sequence {
+    }
+    let message = NetlinkBuffer::new_checked(datagram)?;
+    let padded = (message.length() as usize).next_multiple_of(4);
+    let rest = datagram.get(padded..).unwrap_or_default();
+    if message.sequence_number() != sequence {
         return Ok(Some((None, rest)));
     }
-    let reply = match message.payload {
-        NetlinkPayload::InnerMessage(socket) => Some(Reply::Socket(socket)),
-        NetlinkPayload::Done(done) if done.code != 0 => Some(Reply::Error(errno(done.code)?)),
-        NetlinkPayload::Done(_) => Some(Reply::Done),
-        NetlinkPayload::Error(error) => match error.code {
+    let reply = match message.message_type() {
+        SOCK_DIAG_BY_FAMILY => Some(Reply::Socket(message.payload())),
+        NLMSG_DONE => match DoneBuffer::new_checked(message.payload())?.code() {
+            0 => Some(Reply::Done),
+            code => Some(Reply::Error(errno(code)?)),
+        },
+        NLMSG_ERROR => match ErrorBuffer::new_checked(message.payload())?.code() {
             Some(code) => Some(Reply::Error(errno(code.get())?)),
             None => None,
         },
@@ -205,29 +207,17 @@ pub fn parse(datagram: &[u8], sequence: u32) -> Result<Option<First<'_>>, Error>
     Ok(Some((reply, rest)))
 }
 
-/// Length of the first message, `None` when nothing is left.
-fn message_length(datagram: &[u8]) -> Result<Option<usize>, Error> {
-    let Some((length, _)) = datagram.split_first_chunk::<4>() else {
-        return match datagram {
-            [] => Ok(None),
-            _ => Err(Error::Malformed(format!("{} stray bytes", datagram.len()))),
-        };
-    };
-    let length = u32::from_ne_bytes(*length) as usize;
-    if length < 16 || length > datagram.len() {
-        return Err(Error::Malformed(format!(
-            "a message of {length} bytes in a datagram of {}",
-            datagram.len()
-        )));
-    }
-    Ok(Some(length))
-}
-
 /// Netlink sends errors negated; the kernel's are 1 to 4095 (`MAX_ERRNO`).
 fn errno(code: i32) -> Result<Errno, Error> {
     match code.checked_neg() {
         Some(positive @ 1..=4095) => Ok(Errno::from_raw_os_error(positive)),
         _ => Err(Error::Malformed(format!("error code {code}"))),
+    }
+}
+
+impl From<DecodeError> for Error {
+    fn from(error: DecodeError) -> Self {
+        Self::Malformed(error.to_string())
     }
 }
 

@@ -1,12 +1,14 @@
 //! Unix listeners through `unix_diag`: a dump of all, a lookup of one.
 
-use netlink_packet_core::Emitable;
+use netlink_packet_core::{Emitable, NlasIterator, Parseable};
 use netlink_packet_sock_diag::SockDiagMessage;
-use netlink_packet_sock_diag::constants::TCP_LISTEN;
+use netlink_packet_sock_diag::constants::{AF_UNIX, TCP_LISTEN};
 use netlink_packet_sock_diag::unix::nlas::{Nla, UnixDiagName, Vfs};
-use netlink_packet_sock_diag::unix::{ShowFlags, StateFlags, UnixRequest, UnixResponse};
+use netlink_packet_sock_diag::unix::{
+    ShowFlags, StateFlags, UnixRequest, UnixResponseBuffer, UnixResponseHeader,
+};
 use rustix::io::Errno;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 
 use super::SocketId;
 use super::sock_diag::{Ask, Channel, Error, Request};
@@ -71,9 +73,8 @@ pub fn list(
     };
     let request = Request::new(SockDiagMessage::UnixRequest(request), Ask::All);
     channel.ask(&request, |reply| {
-        if let Some(listener) = parse(&reply) {
-            each(listener);
-        }
+        parse(reply)?.into_iter().for_each(&mut each);
+        Ok(())
     })
 }
 
@@ -92,7 +93,7 @@ pub fn queue(
     id: SocketId,
     lookup: &Request,
 ) -> Result<Option<Queue>, Error> {
-    look_up(channel, id, lookup, |_| {})
+    look_up(channel, id, lookup, drop)
 }
 
 /// The queue of one listener and who is in it: for each connection the inode of the client's socket, 0 once that is closed, the
@@ -109,9 +110,9 @@ pub fn pending(
     let mut listed = false;
     // Never in a dump: a list that does not fit ends the dump without a word, and every later listener is missing.
     let show = ShowFlags::RQLEN | ShowFlags::ICONS;
-    let asked = look_up(channel, id, &request(id, show), |reply| {
-        if let Some(list) = reply.pending_connections() {
-            clients.extend_from_slice(list);
+    let asked = look_up(channel, id, &request(id, show), |attribute| {
+        if let Nla::PendingConnections(list) = attribute {
+            clients.extend_from_slice(&list);
             listed = true;
         }
     });
@@ -147,62 +148,65 @@ fn look_up(
     channel: &mut Channel,
     id: SocketId,
     request: &Request,
-    mut each: impl FnMut(&UnixResponse),
+    mut other: impl FnMut(Nla),
 ) -> Result<Option<Queue>, Error> {
     let mut found = None;
     let asked = channel.ask(request, |reply| {
-        found = parse(&reply).filter(|listener| listener.id == id);
-        if let SockDiagMessage::UnixResponse(reply) = &reply {
-            each(reply);
-        }
+        found = read(reply, &mut other)?;
+        Ok(())
     });
     match asked {
-        Ok(()) => Ok(found.map(|listener| listener.queue)),
+        Ok(()) => Ok(found.filter(|(of, _)| *of == id).map(|(_, queue)| queue)),
         Err(Error::Refused(Errno::NOENT | Errno::STALE)) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
 /// Reads one reply. `None` for what is no listener, takes no connections, or says nothing about its queue.
-#[must_use]
-pub fn parse(message: &SockDiagMessage) -> Option<UnixListener> {
-    let SockDiagMessage::UnixResponse(reply) = message else {
-        return None;
-    };
-    if reply.header.state != TCP_LISTEN || shut(reply) {
-        return None;
-    }
-    let queue = reply.nlas.iter().find_map(|nla| match nla {
-        Nla::ReceiveQueueLength(depth, backlog) => Some(Queue {
-            depth: *depth,
-            backlog: *backlog,
-        }),
-        _ => None,
+///
+/// # Errors
+/// [`Error::Malformed`] if the bytes are no socket with its attributes.
+pub fn parse(reply: &[u8]) -> Result<Option<UnixListener>, Error> {
+    let (mut bound_name, mut bound_file) = (None, None);
+    let found = read(reply, |attribute| match attribute {
+        Nla::Name(found) => bound_name = Some(name(found)),
+        Nla::Vfs(found) => bound_file = Some(file(&found)),
+        _ => {}
     })?;
-    Some(UnixListener {
-        id: SocketId {
-            inode: reply.header.inode,
-            cookie: reply.header.cookie,
-        },
-        name: reply.name().map(name),
-        file: reply.nlas.iter().find_map(|nla| match nla {
-            Nla::Vfs(vfs) => Some(file(vfs)),
-            _ => None,
-        }),
+    Ok(found.map(|(id, queue)| UnixListener {
+        id,
+        name: bound_name,
+        file: bound_file,
         queue,
-    })
+    }))
 }
 
-fn shut(reply: &UnixResponse) -> bool {
-    reply
-        .shutdown_state()
-        .is_some_and(|state| state & RCV_SHUTDOWN != 0)
+/// The queue of a listener that takes connections. Attributes that say nothing about that go to `other`.
+fn read(reply: &[u8], mut other: impl FnMut(Nla)) -> Result<Option<(SocketId, Queue)>, Error> {
+    let header = UnixResponseHeader::parse(reply)?;
+    if reply.first() != Some(&AF_UNIX) || header.state != TCP_LISTEN {
+        return Ok(None);
+    }
+    let attributes = reply.get(size_of::<UnixResponseBuffer>()..);
+    let (mut queue, mut shut) = (None, false);
+    for attribute in NlasIterator::new(attributes.unwrap_or_default()) {
+        match Nla::parse(&attribute?)? {
+            Nla::ReceiveQueueLength(depth, backlog) => queue = Some(Queue { depth, backlog }),
+            Nla::Shutdown(state) => shut = state & RCV_SHUTDOWN != 0,
+            attribute => other(attribute),
+        }
+    }
+    let id = SocketId {
+        inode: header.inode,
+        cookie: header.cookie,
+    };
+    Ok(queue.filter(|_| !shut).map(|queue| (id, queue)))
 }
 
-fn name(name: &UnixDiagName) -> UnixName {
+fn name(name: UnixDiagName) -> UnixName {
     match name {
-        UnixDiagName::Pathname(path) => UnixName::Path(path.as_bytes().to_vec()),
-        UnixDiagName::Abstract(name) => UnixName::Abstract(name.clone()),
+        UnixDiagName::Pathname(path) => UnixName::Path(path.into_vec()),
+        UnixDiagName::Abstract(name) => UnixName::Abstract(name),
     }
 }
 
