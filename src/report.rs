@@ -173,8 +173,8 @@ impl Report {
         let listeners = view
             .listeners
             .iter()
-            .map(|(name, ledger)| ListenerReport {
-                refused_connects: refused.remove(name).unwrap_or_default(),
+            .map(|ledger| ListenerReport {
+                refused_connects: refused.remove(&ledger.listener.name).unwrap_or_default(),
                 ..ListenerReport::new(ledger, somaxconn)
             })
             .collect();

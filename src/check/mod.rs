@@ -154,7 +154,7 @@ fn look(options: CheckOptions) -> io::Result<u8> {
         .iter()
         .map(|(source, reason)| (source.name(), reason.clone()))
         .collect();
-    let gone = |name: &&String| !view.listeners.contains_key(*name);
+    let gone = |name: &&String| view.listener(name).is_none();
     let gone_full: Vec<String> = told.full.iter().filter(gone).cloned().collect();
     let diagnoses = diagnose(&Findings {
         listeners: &report.listeners,
@@ -212,9 +212,9 @@ type Heads = BTreeMap<String, Duration>;
 
 fn heads(view: &View) -> Heads {
     let at = view.last_sample.unwrap_or_default();
-    let head = |(name, ledger): (&String, &ListenerLedger)| {
+    let head = |ledger: &ListenerLedger| {
         let wait = ledger.waits.oldest.filter(|_| ledger.depth() > 0)?;
-        Some((name.clone(), at.saturating_sub(wait)))
+        Some((ledger.listener.name.clone(), at.saturating_sub(wait)))
     };
     view.listeners.iter().filter_map(head).collect()
 }
@@ -265,8 +265,9 @@ fn still(view: &View, heads: &Heads, look: Duration) -> Vec<String> {
         return Vec::new();
     }
     let now = self::heads(view);
-    let is_still = |(name, ledger): &(&String, &ListenerLedger)| {
-        let (Some(before), Some(after)) = (heads.get(*name), now.get(*name)) else {
+    let is_still = |ledger: &&ListenerLedger| {
+        let name = &ledger.listener.name;
+        let (Some(before), Some(after)) = (heads.get(name), now.get(name)) else {
             return false;
         };
         let Some(totals) = &ledger.totals else {
@@ -282,13 +283,13 @@ fn still(view: &View, heads: &Heads, look: Duration) -> Vec<String> {
         }
     };
     let still = view.listeners.iter().filter(is_still);
-    still.map(|(name, _)| name.clone()).collect()
+    still.map(|ledger| ledger.listener.name.clone()).collect()
 }
 
 fn owners_of(view: &View, procfs: &Path) -> BTreeMap<String, Owner> {
     let inodes: Vec<u32> = view
         .listeners
-        .values()
+        .iter()
         .flat_map(|ledger| ledger.readings.iter().map(|reading| reading.id.inode))
         .collect();
     let Ok(by_inode) = owners(procfs, &inodes) else {
@@ -296,11 +297,11 @@ fn owners_of(view: &View, procfs: &Path) -> BTreeMap<String, Owner> {
     };
     view.listeners
         .iter()
-        .filter_map(|(name, ledger)| {
+        .filter_map(|ledger| {
             let readings = ledger.readings.iter();
             let holders = readings.filter_map(|reading| by_inode.get(&reading.id.inode));
             let owner = holders.max_by_key(|owner| owner.processes)?;
-            Some((name.clone(), owner.clone()))
+            Some((ledger.listener.name.clone(), owner.clone()))
         })
         .collect()
 }
@@ -317,7 +318,7 @@ fn stale(view: &View) -> Vec<(String, u64)> {
     let device = |one: &UnixListener| one.file.map(|file| (file.major, file.minor));
     view.listeners
         .iter()
-        .filter_map(|(name, ledger)| {
+        .filter_map(|ledger| {
             let is_it = |one: &&UnixListener| ledger.readings.iter().any(|r| r.id == one.id);
             let own = all.iter().find(is_it)?;
             let is_named_so = |one: &&UnixListener| {
@@ -329,7 +330,7 @@ fn stale(view: &View) -> Vec<(String, u64)> {
             };
             let others = all.iter().filter(is_named_so);
             let held: u64 = others.map(|one| u64::from(one.queue.depth)).sum();
-            (held > 0).then(|| (name.clone(), held))
+            (held > 0).then(|| (ledger.listener.name.clone(), held))
         })
         .collect()
 }
@@ -338,6 +339,8 @@ fn elsewhere(view: &View) -> Vec<String> {
     let elsewhere = view
         .listeners
         .iter()
-        .filter(|(_, ledger)| ledger.presence == Presence::Missing(Absence::NoListenerOfFile));
-    elsewhere.map(|(name, _)| name.clone()).collect()
+        .filter(|ledger| ledger.presence == Presence::Missing(Absence::NoListenerOfFile));
+    elsewhere
+        .map(|ledger| ledger.listener.name.clone())
+        .collect()
 }

@@ -2,20 +2,20 @@
 
 /// Observations by upper bound. All of it only grows.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Histogram {
-    bounds: &'static [f64],
-    counts: Vec<u64>,
+pub struct Histogram<const N: usize> {
+    bounds: &'static [f64; N],
+    counts: [u64; N],
     above: u64,
     sum: f64,
 }
 
-impl Histogram {
+impl<const N: usize> Histogram<N> {
     /// An empty histogram; `bounds` ascend and leave out infinity.
     #[must_use]
-    pub fn new(bounds: &'static [f64]) -> Self {
+    pub fn new(bounds: &'static [f64; N]) -> Self {
         Self {
             bounds,
-            counts: vec![0; bounds.len()],
+            counts: [0; N],
             above: 0,
             sum: 0.0,
         }

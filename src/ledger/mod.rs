@@ -8,7 +8,8 @@ mod peak;
 mod queue;
 mod waits;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 pub use event::{Event, Found};
@@ -19,11 +20,12 @@ pub use peak::Peak;
 pub use queue::{ListenerLedger, Totals, UTILIZATION};
 pub use waits::{WAIT, WaitTotals, Waits};
 
-use crate::sample::{Presence, Sample, Slow, Source, Watched};
+use crate::sample::{Presence, Sample, Slow, Source, Waiting, Watched};
+use queue::Before;
 use waits::Followers;
 
 /// Upper bounds of the histogram of a round's duration, in seconds.
-pub const SAMPLE_DURATION: &[f64] = &[
+pub const SAMPLE_DURATION: &[f64; 11] = &[
     0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.005, 0.025, 0.1, 1.0,
 ];
 /// Listeners that went away and whose counters go on should they come back.
@@ -39,10 +41,12 @@ pub struct Ledger {
     interval: Duration,
     peak_window: Duration,
     view: View,
-    /// What each listener of the view needs besides, by the same label.
-    books: BTreeMap<String, Books>,
-    /// Names in the order in which they went away; the oldest is forgotten first.
-    retired: VecDeque<(ListenerLedger, Noted)>,
+    /// What each listener of the view needs besides, at the same place.
+    books: Vec<Books>,
+    /// Where the listeners of the last sample stand in the view.
+    places: Vec<usize>,
+    /// In the order in which they went away; the oldest is forgotten first.
+    retired: VecDeque<(ListenerLedger, Noted, Before)>,
     failures: BTreeMap<Source, String>,
     events: Vec<Event>,
 }
@@ -50,8 +54,8 @@ pub struct Ledger {
 /// The figures of one moment.
 #[derive(Debug, Clone)]
 pub struct View {
-    /// Watched listeners by label.
-    pub listeners: BTreeMap<String, ListenerLedger>,
+    /// Watched listeners, sorted by their label.
+    pub listeners: Vec<ListenerLedger>,
     /// What was read in the last slow round.
     pub slow: Slow,
     /// Sources that were asked: whether the last answer was good, and the number of bad ones.
@@ -61,7 +65,7 @@ pub struct View {
     /// Rounds that started over one interval late.
     pub late_samples: u64,
     /// Time that a round took to read the kernel, in seconds.
-    pub sample_duration: Histogram,
+    pub sample_duration: Histogram<{ SAMPLE_DURATION.len() }>,
     /// Listeners beyond `--discover.limit`.
     pub ignored_listeners: usize,
     /// Start of the last round on the monotonic clock; absent before the first.
@@ -81,6 +85,7 @@ pub struct SourceFigures {
 #[derive(Debug)]
 struct Books {
     noted: Noted,
+    before: Before,
     followers: Followers,
     history: History,
 }
@@ -118,7 +123,7 @@ impl Ledger {
             interval,
             peak_window,
             view: View {
-                listeners: BTreeMap::new(),
+                listeners: Vec::new(),
                 slow: Slow::default(),
                 sources: BTreeMap::new(),
                 samples: 0,
@@ -127,7 +132,8 @@ impl Ledger {
                 ignored_listeners: 0,
                 last_sample: None,
             },
-            books: BTreeMap::new(),
+            books: Vec::new(),
+            places: Vec::new(),
             retired: VecDeque::new(),
             failures: BTreeMap::new(),
             events: Vec::new(),
@@ -154,10 +160,8 @@ impl Ledger {
             first,
             end,
             length,
-            peaks: self
-                .books
-                .iter()
-                .map(|(name, books)| (name.clone(), peaks(books)))
+            peaks: (self.view.listeners.iter().zip(&self.books))
+                .map(|(ledger, books)| (ledger.listener.name.clone(), peaks(books)))
                 .collect(),
         }
     }
@@ -166,7 +170,7 @@ impl Ledger {
     #[must_use]
     pub fn stayed_above(&self, name: &str, window: Duration, utilization: f64) -> Option<bool> {
         let now = self.view.last_sample?;
-        let history = &self.books.get(name)?.history;
+        let history = &self.books.get(self.view.place(name).ok()?)?.history;
         Some(history.stayed_above(now, window, utilization))
     }
 
@@ -189,8 +193,10 @@ impl Ledger {
         for (source, outcome) in &sample.outcomes {
             self.book_source(*source, outcome.as_ref().err());
         }
-        for watched in &sample.listeners {
-            self.book_listener(sample.at, watched);
+        self.places.resize(sample.listeners.len(), 0);
+        for (index, watched) in sample.listeners.iter().enumerate() {
+            let place = self.place(index, watched);
+            self.book_listener(sample.at, watched, place);
         }
         if self.view.listeners.len() > sample.listeners.len() {
             self.retire(sample);
@@ -213,35 +219,49 @@ impl Ledger {
         }
     }
 
-    fn book_listener(&mut self, at: Duration, watched: &Watched) {
-        let name = &watched.listener.name;
-        if !self.view.listeners.contains_key(name) {
-            let (ledger, noted) = self.unretire(watched);
-            let books = Books {
-                noted,
-                followers: Followers::default(),
-                history: History::new(self.interval),
-            };
-            self.view.listeners.insert(name.clone(), ledger);
-            self.books.insert(name.clone(), books);
+    /// The place of a sample's listener in the view, where it is put if it is not there.
+    fn place(&mut self, index: usize, watched: &Watched) -> usize {
+        let likely = self.places.get(index).copied().unwrap_or_default();
+        let there = self.view.listeners.get(likely);
+        // The names need not be compared then, nor read.
+        if there.is_some_and(|ledger| Arc::ptr_eq(&ledger.listener, &watched.listener)) {
+            return likely;
         }
-        let (Some(ledger), Some(books)) =
-            (self.view.listeners.get_mut(name), self.books.get_mut(name))
-        else {
+        let place = match self.view.place(&watched.listener.name) {
+            Ok(place) => place,
+            Err(place) => {
+                let (ledger, noted, before) = self.unretire(watched);
+                let books = Books {
+                    noted,
+                    before,
+                    followers: Followers::default(),
+                    history: History::new(self.interval),
+                };
+                self.view.listeners.insert(place, ledger);
+                self.books.insert(place, books);
+                place
+            }
+        };
+        if let Some(known) = self.places.get_mut(index) {
+            *known = place;
+        }
+        place
+    }
+
+    fn book_listener(&mut self, at: Duration, watched: &Watched, place: usize) {
+        let (Some(ledger), Some(books)) = (
+            self.view.listeners.get_mut(place),
+            self.books.get_mut(place),
+        ) else {
             return;
         };
         let Books {
             noted,
+            before,
             followers,
             history,
         } = books;
-        let change = ledger.observe(
-            at,
-            self.interval,
-            self.peak_window,
-            &watched.presence,
-            &watched.readings,
-        );
+        let change = ledger.observe(at, self.interval, self.peak_window, watched, before);
         ledger.observe_waits(at, &watched.waiting, followers);
         if ledger.up() {
             history.observe(at, ledger.depth(), ledger.utilization());
@@ -276,52 +296,52 @@ impl Ledger {
         event.into_iter().chain(full).for_each(|e| self.note(e));
     }
 
-    fn unretire(&mut self, watched: &Watched) -> (ListenerLedger, Noted) {
-        let same =
-            |(ledger, _): &(ListenerLedger, Noted)| ledger.listener.name == watched.listener.name;
+    fn unretire(&mut self, watched: &Watched) -> (ListenerLedger, Noted, Before) {
+        let same = |(ledger, ..): &(ListenerLedger, Noted, Before)| {
+            ledger.listener.name == watched.listener.name
+        };
         let known = self.retired.iter().position(same);
-        known
-            .and_then(|index| self.retired.remove(index))
-            .unwrap_or_else(|| {
-                let ledger = ListenerLedger::new(watched.listener.clone());
-                (ledger, Noted::default())
-            })
+        let known = known.and_then(|index| self.retired.remove(index));
+        let new = || {
+            let ledger = ListenerLedger::new(watched.listener.clone());
+            (ledger, Noted::default(), Before::default())
+        };
+        let (mut ledger, noted, before) = known.unwrap_or_else(new);
+        ledger.listener = watched.listener.clone();
+        (ledger, noted, before)
     }
 
     fn retire(&mut self, sample: &Sample) {
-        let watched: std::collections::BTreeSet<&str> = sample
-            .listeners
-            .iter()
-            .map(|watched| watched.listener.name.as_str())
-            .collect();
-        let gone: Vec<String> = self
-            .view
-            .listeners
-            .keys()
-            .filter(|name| !watched.contains(name.as_str()))
-            .cloned()
-            .collect();
-        for name in gone {
-            let (Some(mut ledger), Some(Books { mut noted, .. })) =
-                (self.view.listeners.remove(&name), self.books.remove(&name))
-            else {
+        let watched = sample.listeners.iter().map(|watched| &watched.listener);
+        let watched: BTreeSet<&str> = watched.map(|l| l.name.as_str()).collect();
+        let mut place = 0;
+        while let Some(ledger) = self.view.listeners.get(place) {
+            if watched.contains(ledger.listener.name.as_str()) {
+                place += 1;
                 continue;
+            }
+            let (mut ledger, books) = (self.view.listeners.remove(place), self.books.remove(place));
+            let Books {
+                mut noted,
+                mut before,
+                ..
+            } = books;
+            let gone = Watched {
+                listener: ledger.listener.clone(),
+                presence: Presence::Unknown,
+                readings: Vec::new(),
+                waiting: Waiting::default(),
             };
-            ledger.observe(
-                sample.at,
-                self.interval,
-                self.peak_window,
-                &Presence::Unknown,
-                &[],
-            );
+            let (interval, window) = (self.interval, self.peak_window);
+            ledger.observe(sample.at, interval, window, &gone, &mut before);
             noted.told = None;
             if due(&mut noted.gone, sample.at) {
-                self.note(Event::Gone(ledger.listener.clone()));
+                self.note(Event::Gone(gone.listener));
             }
             if self.retired.len() == RETIRED {
                 self.retired.pop_front();
             }
-            self.retired.push_back((ledger, noted));
+            self.retired.push_back((ledger, noted, before));
         }
     }
 
@@ -329,6 +349,20 @@ impl Ledger {
         if self.events.len() < PENDING_EVENTS {
             self.events.push(event);
         }
+    }
+}
+
+impl View {
+    /// The figures of a listener, if it is watched.
+    #[must_use]
+    pub fn listener(&self, name: &str) -> Option<&ListenerLedger> {
+        self.listeners.get(self.place(name).ok()?)
+    }
+
+    /// Where a listener stands, or would.
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.listeners
+            .binary_search_by(|ledger| ledger.listener.name.as_str().cmp(name))
     }
 }
 
@@ -346,8 +380,7 @@ mod tests {
     use super::*;
     use crate::kernel::SocketId;
     use crate::listener::{Address, Listener};
-    use crate::sample::{Reading, Waiting};
-    use std::sync::Arc;
+    use crate::sample::Reading;
 
     fn ledger() -> Ledger {
         Ledger::new(Duration::from_millis(10), Duration::from_mins(1))
@@ -399,9 +432,46 @@ mod tests {
         ledger.book(&sample(20, vec![]));
         assert!(ledger.view().listeners.is_empty());
         ledger.book(&sample(30, vec![watched("unix:/a", 2, 6)]));
-        let totals = ledger.view().listeners["unix:/a"].totals.clone().unwrap();
+        let totals = ledger
+            .view()
+            .listener("unix:/a")
+            .unwrap()
+            .totals
+            .clone()
+            .unwrap();
         assert_eq!((totals.full_episodes, totals.replacements), (2, 1));
         assert_eq!(kinds(&mut ledger), ["found", "full", "gone", "replaced"]);
+    }
+
+    #[test]
+    fn each_listener_gets_its_own_readings_in_whatever_order_they_come() {
+        let mut ledger = ledger();
+        let [a, b, c] = [("unix:/a", 1), ("unix:/b", 2), ("unix:/c", 3)]
+            .map(|(name, depth)| watched(name, depth, depth));
+        for (at_ms, order) in [
+            (10, vec![&b, &c]),
+            (20, vec![&c, &b]),
+            (30, vec![&c, &a, &b]),
+            (40, vec![&b]),
+            (50, vec![&a, &b, &c]),
+        ] {
+            let names: Vec<_> = order.iter().map(|w| w.listener.name.clone()).collect();
+            ledger.book(&sample(at_ms, order.into_iter().cloned().collect()));
+            let view = ledger.view();
+            assert_eq!(view.listeners.len(), names.len());
+            assert!(view.listeners.is_sorted_by_key(|l| &l.listener.name));
+            for watched in [&a, &b, &c] {
+                let name = &watched.listener.name;
+                let booked = view.listener(name).map(|l| &l.readings);
+                let expected = names.contains(name).then_some(&watched.readings);
+                assert_eq!(booked, expected);
+            }
+        }
+        let rounds = |name| {
+            let ledger = ledger.view().listener(name).unwrap();
+            ledger.totals.as_ref().unwrap().utilization.count()
+        };
+        assert_eq!(["unix:/a", "unix:/b", "unix:/c"].map(rounds), [2, 5, 4]);
     }
 
     #[test]
@@ -425,7 +495,13 @@ mod tests {
             ledger.book(&sample(at_ms, vec![watched("unix:/a", 1, depth)]));
         }
         assert_eq!(kinds(&mut ledger), ["found", "full", "full"]);
-        let totals = ledger.view().listeners["unix:/a"].totals.clone().unwrap();
+        let totals = ledger
+            .view()
+            .listener("unix:/a")
+            .unwrap()
+            .totals
+            .clone()
+            .unwrap();
         assert_eq!(totals.full_episodes, 6000);
     }
 

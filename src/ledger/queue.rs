@@ -9,10 +9,10 @@ use super::peak::Peak;
 use super::waits::{Followers, WaitTotals, Waits};
 use crate::kernel::SocketId;
 use crate::listener::{Address, Listener};
-use crate::sample::{Presence, Reading, Waiting};
+use crate::sample::{Presence, Reading, Waiting, Watched};
 
 /// Upper bounds of the utilization histogram.
-pub const UTILIZATION: &[f64] = &[0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0];
+pub const UTILIZATION: &[f64; 8] = &[0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0];
 /// Sockets that left a group and whose drop counter is still remembered, in case a long listing only missed them.
 const REMEMBERED: usize = 64;
 
@@ -37,7 +37,7 @@ pub struct Totals {
     /// Highest depth of the window.
     pub peak: Peak,
     /// One observation a round: the highest utilization among the sockets.
-    pub utilization: Histogram,
+    pub utilization: Histogram<{ UTILIZATION.len() }>,
     /// One interval for each round that saw it full.
     pub full: Duration,
     /// Times it became full.
@@ -48,11 +48,16 @@ pub struct Totals {
     pub replacements: u64,
     /// Of unix listeners, what the waits in the queue add up to.
     pub waits: Option<WaitTotals>,
+}
+
+/// What the next round is compared with.
+#[derive(Debug, Default)]
+pub(super) struct Before {
     was_full: bool,
     /// The sockets that served the address when it was last taken over.
     origin: Vec<SocketId>,
     /// The last drop counter of each socket; those that left are the first to be forgotten.
-    drops_seen: Vec<(SocketId, u32)>,
+    drops: Vec<(SocketId, u32)>,
 }
 
 /// What a round changed.
@@ -126,16 +131,15 @@ impl ListenerLedger {
         at: Duration,
         interval: Duration,
         peak_window: Duration,
-        presence: &Presence,
-        readings: &[Reading],
+        watched: &Watched,
+        before: &mut Before,
     ) -> Change {
-        self.presence.clone_from(presence);
+        let readings = watched.readings.as_slice();
+        self.presence.clone_from(&watched.presence);
         self.readings.clear();
         self.readings.extend_from_slice(readings);
         if !self.up() {
-            if let Some(totals) = &mut self.totals {
-                totals.was_full = false;
-            }
+            before.was_full = false;
             return Change::default();
         }
         let (depth, utilization, full) = (self.depth(), self.utilization(), self.full());
@@ -145,15 +149,18 @@ impl ListenerLedger {
             .observe(at, u32::try_from(depth).unwrap_or(u32::MAX));
         totals.utilization.observe(utilization);
         let change = Change {
-            replaced: totals.book_replacement(readings),
-            became_full: full && !totals.was_full,
+            replaced: before.replaced_by(readings),
+            became_full: full && !before.was_full,
         };
         if full {
             totals.full += interval;
         }
         totals.full_episodes += u64::from(change.became_full);
-        totals.was_full = full;
-        totals.book_drops(readings);
+        totals.replacements += u64::from(change.replaced);
+        if let Some(increase) = before.drops_until(readings) {
+            *totals.drops.get_or_insert(0) += increase;
+        }
+        before.was_full = full;
         change
     }
 
@@ -192,51 +199,49 @@ impl Totals {
             drops: None,
             replacements: 0,
             waits: None,
-            was_full: false,
-            origin: Vec::new(),
-            drops_seen: Vec::new(),
         }
     }
+}
 
+impl Before {
     /// The address is taken over when none of the sockets that served it is left: a group that grows or shrinks is not.
-    fn book_replacement(&mut self, readings: &[Reading]) -> bool {
+    fn replaced_by(&mut self, readings: &[Reading]) -> bool {
         let still = |reading: &Reading| self.origin.contains(&reading.id);
         if readings.iter().any(still) {
             return false;
         }
         let replaced = !self.origin.is_empty();
-        self.replacements += u64::from(replaced);
         self.origin.clear();
         self.origin
             .extend(readings.iter().map(|reading| reading.id));
         replaced
     }
 
-    /// `sk_drops` is a 32-bit counter that starts at 0 with its socket and wraps.
-    fn book_drops(&mut self, readings: &[Reading]) {
+    /// How much the sockets' drop counters grew; nothing if there are none. `sk_drops` is a 32-bit counter that starts at 0 with its
+    /// socket and wraps.
+    fn drops_until(&mut self, readings: &[Reading]) -> Option<u64> {
+        let mut sum = None;
         for (index, reading) in readings.iter().enumerate() {
             let Some(now) = reading.drops else { continue };
             let is_it = |seen: &&mut (SocketId, u32)| seen.0 == reading.id;
-            let likely = index.min(self.drops_seen.len());
-            let (before, after) = self.drops_seen.split_at_mut(likely);
-            let seen = after.iter_mut().chain(before).find(is_it);
-            let increase = if let Some((_, last)) = seen {
-                let increase = now.wrapping_sub(*last);
-                *last = now;
-                increase
+            let likely = index.min(self.drops.len());
+            let (earlier, later) = self.drops.split_at_mut(likely);
+            let increase = if let Some((_, last)) = later.iter_mut().chain(earlier).find(is_it) {
+                now.wrapping_sub(std::mem::replace(last, now))
             } else {
-                self.drops_seen.push((reading.id, now));
+                self.drops.push((reading.id, now));
                 now
             };
-            *self.drops.get_or_insert(0) += u64::from(increase);
+            *sum.get_or_insert(0) += u64::from(increase);
         }
-        let surplus = self
-            .drops_seen
-            .len()
-            .saturating_sub(readings.len() + REMEMBERED);
-        if surplus > 0 {
-            let mut left = surplus;
-            self.drops_seen.retain(|(id, _)| {
+        self.forget_the_oldest(readings);
+        sum
+    }
+
+    fn forget_the_oldest(&mut self, readings: &[Reading]) {
+        let mut left = self.drops.len().saturating_sub(readings.len() + REMEMBERED);
+        if left > 0 {
+            self.drops.retain(|(id, _)| {
                 let forget = left > 0 && !readings.iter().any(|reading| reading.id == *id);
                 left -= usize::from(forget);
                 !forget
@@ -252,9 +257,24 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_millis(10);
 
-    fn ledger() -> ListenerLedger {
+    /// A listener's ledger, and what its next round is compared with.
+    struct Books {
+        ledger: ListenerLedger,
+        before: Before,
+    }
+
+    impl Books {
+        fn totals(&self) -> &Totals {
+            self.ledger.totals.as_ref().unwrap()
+        }
+    }
+
+    fn books() -> Books {
         let address = Address::parse("tcp::80").unwrap();
-        ListenerLedger::new(Arc::new(Listener::discovered(address)))
+        Books {
+            ledger: ListenerLedger::new(Arc::new(Listener::discovered(address))),
+            before: Before::default(),
+        }
     }
 
     fn reading(inode: u32, depth: u32, backlog: u32, drops: u32) -> Reading {
@@ -268,24 +288,30 @@ mod tests {
         }
     }
 
-    fn observe(ledger: &mut ListenerLedger, at_ms: u64, readings: &[Reading]) -> Change {
-        let presence = match readings {
-            [] => Presence::Missing(Absence::NotListening),
-            _ => Presence::Up,
+    fn observe(books: &mut Books, at_ms: u64, readings: &[Reading]) -> Change {
+        let watched = Watched {
+            listener: books.ledger.listener.clone(),
+            presence: match readings {
+                [] => Presence::Missing(Absence::NotListening),
+                _ => Presence::Up,
+            },
+            readings: readings.to_vec(),
+            waiting: Waiting::default(),
         };
         let window = Duration::from_mins(1);
         let at = Duration::from_millis(at_ms);
-        ledger.observe(at, INTERVAL, window, &presence, readings)
+        let Books { ledger, before } = books;
+        ledger.observe(at, INTERVAL, window, &watched, before)
     }
 
     #[test]
     fn it_is_full_at_one_above_the_backlog() {
-        let mut ledger = ledger();
-        assert!(!observe(&mut ledger, 10, &[reading(1, 5, 5, 0)]).became_full);
-        assert!(observe(&mut ledger, 20, &[reading(1, 6, 5, 0)]).became_full);
-        assert!(!observe(&mut ledger, 30, &[reading(1, 6, 5, 0)]).became_full);
-        observe(&mut ledger, 40, &[reading(1, 5, 5, 0)]);
-        let totals = ledger.totals.as_ref().unwrap();
+        let mut books = books();
+        assert!(!observe(&mut books, 10, &[reading(1, 5, 5, 0)]).became_full);
+        assert!(observe(&mut books, 20, &[reading(1, 6, 5, 0)]).became_full);
+        assert!(!observe(&mut books, 30, &[reading(1, 6, 5, 0)]).became_full);
+        observe(&mut books, 40, &[reading(1, 5, 5, 0)]);
+        let (ledger, totals) = (&books.ledger, books.totals());
         assert_eq!(totals.full, INTERVAL * 2);
         assert_eq!(totals.full_episodes, 1);
         assert_eq!(totals.peak.highest(), 6);
@@ -297,61 +323,56 @@ mod tests {
 
     #[test]
     fn a_stall_books_no_more_than_one_interval_a_round() {
-        let mut ledger = ledger();
-        observe(&mut ledger, 10, &[reading(1, 6, 5, 0)]);
-        observe(&mut ledger, 60_000, &[reading(1, 6, 5, 0)]);
-        assert_eq!(ledger.totals.unwrap().full, INTERVAL * 2);
+        let mut books = books();
+        observe(&mut books, 10, &[reading(1, 6, 5, 0)]);
+        observe(&mut books, 60_000, &[reading(1, 6, 5, 0)]);
+        assert_eq!(books.totals().full, INTERVAL * 2);
     }
 
     #[test]
     fn the_utilization_of_a_group_is_that_of_its_fullest_socket() {
-        let mut ledger = ledger();
-        observe(
-            &mut ledger,
-            10,
-            &[reading(1, 0, 9, 0), reading(2, 10, 9, 0)],
-        );
-        assert!((ledger.utilization() - 1.0).abs() < f64::EPSILON);
-        assert!(ledger.full());
-        observe(&mut ledger, 20, &[reading(1, 512, 5, 0)]);
-        assert!(ledger.utilization() > 85.0);
+        let mut books = books();
+        observe(&mut books, 10, &[reading(1, 0, 9, 0), reading(2, 10, 9, 0)]);
+        assert!((books.ledger.utilization() - 1.0).abs() < f64::EPSILON);
+        assert!(books.ledger.full());
+        observe(&mut books, 20, &[reading(1, 512, 5, 0)]);
+        assert!(books.ledger.utilization() > 85.0);
     }
 
     #[test]
     fn drops_are_the_increases_of_each_socket_and_survive_wraps_and_leavers() {
-        let mut ledger = ledger();
-        let drops = |ledger: &ListenerLedger| ledger.totals.as_ref().unwrap().drops;
+        let mut books = books();
+        let drops = |books: &Books| books.totals().drops;
         observe(
-            &mut ledger,
+            &mut books,
             10,
             &[reading(1, 0, 5, u32::MAX), reading(2, 0, 5, 7)],
         );
         let start = u64::from(u32::MAX) + 7;
-        assert_eq!(drops(&ledger), Some(start));
-        observe(&mut ledger, 20, &[reading(1, 0, 5, 2), reading(2, 0, 5, 7)]);
-        assert_eq!(drops(&ledger), Some(start + 3));
-        observe(&mut ledger, 30, &[reading(2, 0, 5, 8)]);
-        observe(&mut ledger, 40, &[reading(2, 0, 5, 8), reading(1, 0, 5, 2)]);
-        assert_eq!(drops(&ledger), Some(start + 4));
-        observe(&mut ledger, 50, &[]);
-        observe(&mut ledger, 60, &[reading(3, 0, 5, 1)]);
-        assert_eq!(drops(&ledger), Some(start + 5));
+        assert_eq!(drops(&books), Some(start));
+        observe(&mut books, 20, &[reading(1, 0, 5, 2), reading(2, 0, 5, 7)]);
+        assert_eq!(drops(&books), Some(start + 3));
+        observe(&mut books, 30, &[reading(2, 0, 5, 8)]);
+        observe(&mut books, 40, &[reading(2, 0, 5, 8), reading(1, 0, 5, 2)]);
+        assert_eq!(drops(&books), Some(start + 4));
+        observe(&mut books, 50, &[]);
+        observe(&mut books, 60, &[reading(3, 0, 5, 1)]);
+        assert_eq!(drops(&books), Some(start + 5));
     }
 
     #[test]
     fn the_memory_of_sockets_that_left_is_bounded() {
-        let mut ledger = ledger();
+        let mut books = books();
         for inode in 0..1000 {
-            observe(&mut ledger, u64::from(inode), &[reading(inode, 0, 5, 1)]);
+            observe(&mut books, u64::from(inode), &[reading(inode, 0, 5, 1)]);
         }
-        let totals = ledger.totals.unwrap();
-        assert_eq!(totals.drops, Some(1000));
-        assert_eq!(totals.drops_seen.len(), 1 + REMEMBERED);
+        assert_eq!(books.totals().drops, Some(1000));
+        assert_eq!(books.before.drops.len(), 1 + REMEMBERED);
     }
 
     #[test]
     fn a_replacement_is_counted_when_no_socket_of_before_is_left() {
-        let mut ledger = ledger();
+        let mut books = books();
         let (one, two, three) = (
             reading(1, 0, 5, 0),
             reading(2, 0, 5, 0),
@@ -366,15 +387,15 @@ mod tests {
             (&[], false),
             (&[three], true),
         ] {
-            assert_eq!(observe(&mut ledger, 10, readings).replaced, replaced);
+            assert_eq!(observe(&mut books, 10, readings).replaced, replaced);
         }
-        assert_eq!(ledger.totals.unwrap().replacements, 2);
+        assert_eq!(books.totals().replacements, 2);
     }
 
     #[test]
     fn a_listener_that_was_never_seen_has_no_totals() {
-        let mut ledger = ledger();
-        observe(&mut ledger, 10, &[]);
-        assert!(ledger.totals.is_none());
+        let mut books = books();
+        observe(&mut books, 10, &[]);
+        assert!(books.ledger.totals.is_none());
     }
 }

@@ -8,7 +8,7 @@ use crate::kernel::SocketId;
 use crate::sample::{Reading, Waiting};
 
 /// Upper bounds of the histogram of waits, in seconds.
-pub const WAIT: &[f64] = &[
+pub const WAIT: &[f64; 15] = &[
     0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
@@ -43,7 +43,7 @@ impl Waits {
 #[derive(Debug, Clone)]
 pub struct WaitTotals {
     /// Time in the queue of connections that were seen in it and left it, in seconds.
-    pub waited: Histogram,
+    pub waited: Histogram<{ WAIT.len() }>,
     /// Connections that were seen to leave the queue, at least.
     pub left: u64,
     /// Rounds between which connections may have come and gone unseen.

@@ -31,37 +31,16 @@ pub enum Kind {
     Histogram,
 }
 
-/// The series of one metric while they are collected.
-#[derive(Debug)]
+/// The series of one metric while they are collected, and after them those of the next.
+#[derive(Debug, Default)]
 pub struct Family {
-    kind: Kind,
+    encoded: proto::MetricFamily,
     labels: &'static [&'static str],
-    series: Vec<proto::Metric>,
-}
-
-impl Metric {
-    pub(super) fn family(&self, view: &View) -> Option<proto::MetricFamily> {
-        let mut family = Family {
-            kind: self.kind,
-            labels: self.labels,
-            // Most have one a listener.
-            series: Vec::with_capacity(view.listeners.len()),
-        };
-        (self.collect)(view, &mut family);
-        if family.series.is_empty() {
-            return None;
-        }
-        let mut encoded = proto::MetricFamily::default();
-        encoded.set_name(self.name.to_owned());
-        encoded.set_help(self.help.to_owned());
-        encoded.set_field_type(match self.kind {
-            Kind::Counter => proto::MetricType::COUNTER,
-            Kind::Gauge => proto::MetricType::GAUGE,
-            Kind::Histogram => proto::MetricType::HISTOGRAM,
-        });
-        encoded.set_metric(family.series);
-        Some(encoded)
-    }
+    /// Of each series, the place of its listener in the view, if the listener is its one label.
+    places: Vec<Option<usize>>,
+    /// Series of earlier metrics by the place of their listener. They are labelled already: to label thousands anew, one a listener
+    /// and metric, is dear.
+    labelled: Vec<Option<proto::Metric>>,
 }
 
 impl Kind {
@@ -77,48 +56,72 @@ impl Kind {
 }
 
 impl Family {
-    /// Adds a series; no value, no series.
-    pub(super) fn push(&mut self, labels: &[&str], value: Option<f64>) {
-        let Some(value) = value else { return };
-        let mut series = self.series(labels);
-        match self.kind {
-            Kind::Counter => {
-                let mut counter = proto::Counter::default();
-                counter.set_value(value);
-                series.set_counter(counter);
-            }
-            Kind::Gauge | Kind::Histogram => {
-                let mut gauge = proto::Gauge::default();
-                gauge.set_value(value);
-                series.set_gauge(gauge);
+    /// Collects the series of a metric, in place of those of another. Nothing if there are none.
+    pub(super) fn collect(&mut self, metric: &Metric, view: &View) -> Option<&proto::MetricFamily> {
+        self.labelled.resize_with(view.listeners.len(), || None);
+        for (series, place) in self.encoded.mut_metric().drain(..).zip(&self.places) {
+            if let Some(slot) = place.and_then(|place| self.labelled.get_mut(place)) {
+                *slot = Some(series);
             }
         }
-        self.series.push(series);
+        self.places.clear();
+        self.labels = metric.labels;
+        self.encoded.set_name(metric.name.to_owned());
+        self.encoded.set_help(metric.help.to_owned());
+        self.encoded.set_field_type(match metric.kind {
+            Kind::Counter => proto::MetricType::COUNTER,
+            Kind::Gauge => proto::MetricType::GAUGE,
+            Kind::Histogram => proto::MetricType::HISTOGRAM,
+        });
+        (metric.collect)(view, self);
+        (!self.places.is_empty()).then_some(&self.encoded)
     }
 
-    /// Adds the buckets, sum and count of a histogram; no histogram, no series.
-    pub(super) fn push_histogram(&mut self, labels: &[&str], histogram: Option<&Histogram>) {
-        let Some(histogram) = histogram else { return };
-        let bucket = |(bound, count)| {
-            let mut bucket = proto::Bucket::default();
-            bucket.set_upper_bound(bound);
-            bucket.set_cumulative_count(count);
-            bucket
-        };
-        let mut encoded = proto::Histogram::default();
-        encoded.set_bucket(histogram.cumulative().map(bucket).collect());
-        encoded.set_sample_sum(histogram.sum());
-        encoded.set_sample_count(histogram.count());
-        let mut series = self.series(labels);
-        series.set_histogram(encoded);
-        self.series.push(series);
+    /// Adds a series; no value, no series.
+    pub(super) fn push(&mut self, labels: &[&str], value: Option<f64>) {
+        if let Some(value) = value {
+            let series = self.series(labels);
+            self.add(None, series, value);
+        }
+    }
+
+    /// Adds the buckets, sum and count of a histogram.
+    pub(super) fn push_histogram<const N: usize>(
+        &mut self,
+        labels: &[&str],
+        histogram: &Histogram<N>,
+    ) {
+        let series = self.series(labels);
+        self.add_histogram(None, series, histogram);
     }
 
     /// Adds a series for each listener that has a value.
     pub(super) fn each(&mut self, view: &View, value: impl Fn(&ListenerLedger) -> Option<f64>) {
-        for (name, listener) in &view.listeners {
-            self.push(&[name], value(listener));
+        for (place, listener) in view.listeners.iter().enumerate() {
+            if let Some(value) = value(listener) {
+                let series = self.series_of(place, listener);
+                self.add(Some(place), series, value);
+            }
         }
+    }
+
+    /// Adds a histogram for each listener that has one.
+    pub(super) fn each_histogram<const N: usize>(
+        &mut self,
+        view: &View,
+        histogram: impl Fn(&ListenerLedger) -> Option<&Histogram<N>>,
+    ) {
+        for (place, listener) in view.listeners.iter().enumerate() {
+            if let Some(histogram) = histogram(listener) {
+                let series = self.series_of(place, listener);
+                self.add_histogram(Some(place), series, histogram);
+            }
+        }
+    }
+
+    fn series_of(&mut self, place: usize, listener: &ListenerLedger) -> proto::Metric {
+        let labelled = self.labelled.get_mut(place).and_then(Option::take);
+        labelled.unwrap_or_else(|| self.series(&[&listener.listener.name]))
     }
 
     fn series(&self, values: &[&str]) -> proto::Metric {
@@ -130,5 +133,40 @@ impl Family {
             pair
         };
         proto::Metric::from_label(self.labels.iter().zip(values).map(pair).collect())
+    }
+
+    fn add(&mut self, place: Option<usize>, mut series: proto::Metric, value: f64) {
+        if self.encoded.get_field_type() == proto::MetricType::COUNTER {
+            let mut counter = proto::Counter::default();
+            counter.set_value(value);
+            series.set_counter(counter);
+        } else {
+            let mut gauge = proto::Gauge::default();
+            gauge.set_value(value);
+            series.set_gauge(gauge);
+        }
+        self.places.push(place);
+        self.encoded.mut_metric().push(series);
+    }
+
+    fn add_histogram<const N: usize>(
+        &mut self,
+        place: Option<usize>,
+        mut series: proto::Metric,
+        histogram: &Histogram<N>,
+    ) {
+        let bucket = |(bound, count)| {
+            let mut bucket = proto::Bucket::default();
+            bucket.set_upper_bound(bound);
+            bucket.set_cumulative_count(count);
+            bucket
+        };
+        let mut encoded = proto::Histogram::default();
+        encoded.set_bucket(histogram.cumulative().map(bucket).collect());
+        encoded.set_sample_sum(histogram.sum());
+        encoded.set_sample_count(histogram.count());
+        series.set_histogram(encoded);
+        self.places.push(place);
+        self.encoded.mut_metric().push(series);
     }
 }

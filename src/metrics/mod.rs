@@ -5,6 +5,8 @@
 mod family;
 mod table;
 
+use std::slice;
+
 use prometheus::TextEncoder;
 
 pub use family::{Family, Kind, Metric};
@@ -21,9 +23,13 @@ const LISTENER: usize = 2560;
 pub fn render(view: &View) -> String {
     let mut page = String::with_capacity(PAGE + LISTENER * view.listeners.len());
     // One at a time: thousands of series at once are dear to allocate and to free.
-    for family in TABLE.iter().filter_map(|metric| metric.family(view)) {
+    let mut family = Family::default();
+    for metric in TABLE {
+        let Some(encoded) = family.collect(metric, view) else {
+            continue;
+        };
         // It fails on an empty family or name only, and neither gets here.
-        if let Err(error) = TextEncoder::new().encode_utf8(&[family], &mut page) {
+        if let Err(error) = TextEncoder::new().encode_utf8(slice::from_ref(encoded), &mut page) {
             tracing::error!(%error, "cannot write the metrics");
         }
     }

@@ -2,6 +2,7 @@
 
 use super::family::{Family, Kind, Metric};
 use crate::ledger::{ListenerLedger, Totals, View, WaitTotals};
+use crate::listener::Listener;
 use crate::sample::{Presence, Slow};
 
 const LISTENER: &[&str] = &["listener"];
@@ -32,8 +33,8 @@ pub const TABLE: &[Metric] = &[
         when: ALWAYS,
         help: "1 for each listener, with its family (unix or tcp) and address.",
         collect: |view, out| {
-            for (name, ledger) in &view.listeners {
-                let address = &ledger.listener.address;
+            for ledger in &view.listeners {
+                let Listener { name, address, .. } = &*ledger.listener;
                 out.push(&[name, address.family(), &address.to_string()], Some(1.0));
             }
         },
@@ -100,9 +101,7 @@ pub const TABLE: &[Metric] = &[
         when: SEEN,
         help: "Depth by capacity, one observation a sample; of a group, its fullest socket. Full samples are above 1 - 1/capacity; above 1 after listen() was called again with a smaller backlog.",
         collect: |view, out| {
-            for (name, ledger) in &view.listeners {
-                out.push_histogram(&[name], ledger.totals.as_ref().map(|t| &t.utilization));
-            }
+            out.each_histogram(view, |l| Some(&l.totals.as_ref()?.utilization));
         },
     },
     Metric {
@@ -138,9 +137,7 @@ pub const TABLE: &[Metric] = &[
         when: UNIX_SEEN,
         help: "Time in the queue of connections that were in it at a sample and have left it. An estimate, off by at most one interval; waits shorter than an interval are mostly unseen. Kernel: UNIX_DIAG_ICONS.",
         collect: |view, out| {
-            for (name, ledger) in &view.listeners {
-                out.push_histogram(&[name], wait_totals(ledger).map(|waits| &waits.waited));
-            }
+            out.each_histogram(view, |l| Some(&wait_totals(l)?.waited));
         },
     },
     Metric {
@@ -346,7 +343,7 @@ pub const TABLE: &[Metric] = &[
         labels: NONE,
         when: ALWAYS,
         help: "Time that a round took to read the kernel.",
-        collect: |view, out| out.push_histogram(&[], Some(&view.sample_duration)),
+        collect: |view, out| out.push_histogram(&[], &view.sample_duration),
     },
     Metric {
         name: "listen_queue_discovery_ignored_listeners",

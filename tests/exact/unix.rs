@@ -150,13 +150,13 @@ impl Sampler {
             }],
             ..Sample::default()
         });
-        let waits = self.ledger.view().listeners[NAME].waits;
+        let waits = self.ledger.view().listener(NAME).unwrap().waits;
         assert_eq!(waits.oldest, look.oldest.map(|wait| wait.at_least));
         assert_eq!(waits.abandoned, Some(look.abandoned as u64));
     }
 
     fn end(self) -> Vec<Look> {
-        let listener = &self.ledger.view().listeners[NAME];
+        let listener = self.ledger.view().listener(NAME).unwrap();
         let totals = listener.totals.as_ref().unwrap().waits.as_ref().unwrap();
         let waits: Vec<Duration> = self.looks.iter().flat_map(|l| l.waits.clone()).collect();
         let unanchored = self.looks.iter().filter(|look| !look.step.anchored);
