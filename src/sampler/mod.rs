@@ -30,7 +30,7 @@ use crate::sample::{Sample, Slow, Source};
 use blocked::Blocked;
 use looks::Looks;
 use refused::Refusals;
-use sockets::Sockets;
+use sockets::{Outcomes, Sockets};
 use watch::Watcher;
 
 /// Listeners are listed, and slow figures read, this often.
@@ -39,6 +39,9 @@ const LISTING_INTERVAL: Duration = Duration::from_secs(1);
 const HUNTING_INTERVAL: Duration = Duration::from_millis(50);
 /// For how long.
 const HUNTING: Duration = Duration::from_secs(10);
+/// Rounds that found nothing new are booked after this long at the latest, all at once: what they are booked on is out of the
+/// processor's caches by the next round, and to fetch it costs more than to ask the kernel.
+const QUIET_TIME: Duration = Duration::from_millis(100);
 /// A round allocates little and calls nothing deep.
 const STACK: usize = 256 * 1024;
 
@@ -85,12 +88,11 @@ pub fn start(
             sleep_until(deadline);
             let started = now();
             let behind = started.saturating_sub(deadline);
-            sampler.round(started, behind > sampler.interval);
-            {
+            sampler.round(started, behind > sampler.interval, |sample| {
                 let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
-                ledger.book(&sampler.sample);
+                ledger.book(sample);
                 ledger.take_events().for_each(&tell);
-            }
+            });
             deadline = next_deadline(deadline, behind, sampler.interval);
         }
     };
@@ -116,11 +118,14 @@ fn sleep_until(deadline: Duration) {
     while clock_nanosleep_absolute(ClockId::Monotonic, &request) == Err(Errno::INTR) {}
 }
 
-/// Everything that a round works on. [`Sampler::round`] leaves its findings in `sample`.
+/// Everything that a round works on.
 #[derive(Debug)]
 struct Sampler {
     interval: Duration,
     sample: Sample,
+    /// Rounds since that sample that found everything as it was.
+    quiet: Vec<Quiet>,
+    outcomes: Outcomes,
     sockets: Sockets,
     watcher: Watcher,
     blocked: Blocked,
@@ -132,11 +137,20 @@ struct Sampler {
     next_hunt: Duration,
 }
 
+/// A round that found nothing new.
+#[derive(Debug)]
+struct Quiet {
+    at: Duration,
+    took: Duration,
+}
+
 impl Sampler {
     fn new(config: Config) -> Self {
         Self {
             interval: config.interval,
             sample: Sample::default(),
+            quiet: Vec::new(),
+            outcomes: Vec::new(),
             sockets: Sockets::default(),
             watcher: Watcher::new(config.watch, &config.procfs),
             blocked: Blocked::new(&config.procfs),
@@ -149,15 +163,32 @@ impl Sampler {
         }
     }
 
-    fn round(&mut self, started: Duration, late: bool) {
-        let sample = &mut self.sample;
-        (sample.at, sample.late) = (started, late);
-        sample.outcomes.clear();
-        sample.slow = None;
+    /// Takes a round, and hands each sample that is due to `book`: those of quiet rounds may be kept for later ones.
+    fn round(&mut self, started: Duration, late: bool, mut book: impl FnMut(&Sample)) {
+        self.outcomes.clear();
         self.sockets.begin();
         let listing_is_due = started >= self.next_listing;
         let hunt_is_due = started < self.hunting_ends && started >= self.next_hunt;
-        let is_gone = !listing_is_due && !self.sockets.read(&mut sample.outcomes);
+        let is_gone = !self.sockets.read(&mut self.outcomes);
+        let is_quiet = !(listing_is_due || hunt_is_due || is_gone || late)
+            && self.sockets.are_quiet()
+            && self.outcomes.iter().all(|(_, outcome)| outcome.is_ok());
+        if is_quiet {
+            self.quiet.push(Quiet {
+                at: started,
+                took: now().saturating_sub(started),
+            });
+            let first = self.quiet.first().map(|first| first.at);
+            if first.is_some_and(|first| started + self.interval >= first + QUIET_TIME) {
+                self.book_quiet(book);
+            }
+            return;
+        }
+        self.book_quiet(&mut book);
+        let sample = &mut self.sample;
+        (sample.at, sample.late) = (started, late);
+        sample.slow = None;
+        std::mem::swap(&mut sample.outcomes, &mut self.outcomes);
         if is_gone {
             self.hunting_ends = started + HUNTING;
         }
@@ -182,6 +213,18 @@ impl Sampler {
         self.watcher
             .look(&mut self.looks, &mut self.sockets, sample);
         sample.took = now().saturating_sub(started);
+        book(sample);
+    }
+
+    /// Books the rounds that found nothing new: the sample before them, at their instants.
+    fn book_quiet(&mut self, mut book: impl FnMut(&Sample)) {
+        let sample = &mut self.sample;
+        sample.outcomes.clear();
+        (sample.late, sample.slow) = (false, None);
+        for quiet in self.quiet.drain(..) {
+            (sample.at, sample.took) = (quiet.at, quiet.took);
+            book(sample);
+        }
     }
 }
 
@@ -229,7 +272,55 @@ impl SlowReader {
 
 #[cfg(test)]
 mod tests {
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
+
     use super::*;
+    use crate::listener::Listener;
+
+    #[test]
+    fn quiet_rounds_are_booked_late_but_all_and_before_what_is_new() {
+        let name = format!("quiet-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        let mut sampler = Sampler::new(Config {
+            interval: Duration::from_millis(10),
+            tcp_interval: Duration::from_secs(1),
+            watch: Watch::Configured(vec![Listener::parse(&format!("unix:@{name}")).unwrap()]),
+            nginx_log: None,
+            ebpf: None,
+            procfs: "/proc".into(),
+        });
+        let mut booked = Vec::new();
+        let mut round = |at_ms: u64| {
+            let before = booked.len();
+            sampler.round(Duration::from_millis(at_ms), at_ms == 170, |sample| {
+                let readings = &sample.listeners[0].readings;
+                assert_eq!(readings.len(), 1);
+                booked.push((sample.at.as_millis(), readings[0].depth, sample.late));
+            });
+            booked[before..].to_vec()
+        };
+        let quiet = |range: std::ops::Range<u128>| -> Vec<(u128, u32, bool)> {
+            range.map(|tens| (tens * 10, 0, false)).collect()
+        };
+        assert_eq!(round(0), quiet(0..1), "a listing is news");
+        for at_ms in (10..100).step_by(10) {
+            assert!(round(at_ms).is_empty());
+        }
+        assert_eq!(round(100), quiet(1..11));
+        assert!(round(110).is_empty());
+        let client = UnixStream::connect_addr(&address).unwrap();
+        let news = |at: u128, depth| vec![(at, depth, false)];
+        assert_eq!(round(120), [quiet(11..12), news(120, 1)].concat());
+        assert_eq!(round(130), news(130, 1), "somebody waits");
+        drop((client, listener.accept().unwrap()));
+        assert_eq!(round(140), news(140, 0));
+        assert!(round(150).is_empty());
+        assert_eq!(round(170), [quiet(15..16), vec![(170, 0, true)]].concat());
+        assert!(round(180).is_empty());
+        assert_eq!(round(1000), [quiet(18..19), quiet(100..101)].concat());
+    }
 
     #[test]
     fn a_round_that_started_late_is_followed_by_the_next_deadline_of_the_grid() {

@@ -31,6 +31,8 @@ pub(super) struct Sockets {
     /// TCP sockets that an exact lookup does not find though they live: another of their address is preferred.
     hidden: Vec<SocketId>,
     round: u64,
+    /// Whether every reading of this round is that of the round before, with nobody in the queue.
+    quiet: bool,
     /// The clients of this round's listed queues.
     clients: Vec<u32>,
 }
@@ -65,6 +67,7 @@ impl Sockets {
     /// Begins a round.
     pub(super) fn begin(&mut self) {
         self.round += 1;
+        self.quiet = true;
         self.clients.clear();
         for socket in &mut self.watched {
             socket.listed = Listed::NotYet;
@@ -96,6 +99,11 @@ impl Sockets {
             }
         }
         found
+    }
+
+    /// Whether the round found every queue empty and as it was in the round before.
+    pub(super) fn are_quiet(&self) -> bool {
+        self.quiet
     }
 
     /// Lists the queues of unix sockets that are not empty and were not listed on the way.
@@ -302,7 +310,7 @@ impl Sockets {
                         .map(|queue| tcp_reading(id, queue)),
                 };
             if let Some(reading) = reading {
-                (socket.reading, socket.seen) = (reading, self.round);
+                self.quiet &= socket.book(reading, self.round);
                 continue;
             }
             all_found = false;
@@ -315,9 +323,9 @@ impl Sockets {
 
     fn dump_unix(&mut self) -> Result<bool, Error> {
         let channel = open(&mut self.channel)?;
-        let (watched, round) = (&mut self.watched, self.round);
+        let (watched, round, quiet) = (&mut self.watched, self.round, &mut self.quiet);
         unix::list(channel, Show::Queue, |listener| {
-            book(watched, round, unix_reading(listener.id, listener.queue));
+            *quiet &= book(watched, round, unix_reading(listener.id, listener.queue));
         })?;
         // A long dump under churn misses sockets that live.
         self.look_up(|socket| socket.kind == Kind::Unix && socket.seen != round)
@@ -325,9 +333,9 @@ impl Sockets {
 
     fn dump_tcp(&mut self, family: Family) -> Result<bool, Error> {
         let channel = open(&mut self.channel)?;
-        let (watched, round) = (&mut self.watched, self.round);
+        let (watched, round, quiet) = (&mut self.watched, self.round, &mut self.quiet);
         inet::list(channel, family, |listener| {
-            book(watched, round, tcp_reading(listener.id, listener.queue));
+            *quiet &= book(watched, round, tcp_reading(listener.id, listener.queue));
         })?;
         let missed = |socket: &Socket| socket.kind.family() == Some(family) && socket.seen != round;
         let all_found = !self.watched.iter().any(missed);
@@ -417,10 +425,19 @@ fn open(channel: &mut Option<Channel>) -> Result<&mut Channel, Error> {
     }
 }
 
-fn book(watched: &mut [Socket], round: u64, reading: Reading) {
+/// Books a reading, if its socket is watched. False if that is news.
+fn book(watched: &mut [Socket], round: u64, reading: Reading) -> bool {
     let index = watched.binary_search_by_key(&reading.id, |socket| socket.reading.id);
-    if let Some(socket) = index.ok().and_then(|index| watched.get_mut(index)) {
-        (socket.reading, socket.seen) = (reading, round);
+    let socket = index.ok().and_then(|index| watched.get_mut(index));
+    socket.is_none_or(|socket| socket.book(reading, round))
+}
+
+impl Socket {
+    /// Takes the newest reading. True if the queue is empty and all is as before.
+    fn book(&mut self, reading: Reading, round: u64) -> bool {
+        let before = std::mem::replace(&mut self.reading, reading);
+        self.seen = round;
+        reading == before && reading.depth == 0
     }
 }
 
