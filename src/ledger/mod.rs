@@ -113,6 +113,10 @@ struct Noted {
     gone: Option<Duration>,
     replaced: Option<Duration>,
     full: Option<Duration>,
+    /// Whether it was replaced since that was told.
+    owes_replaced: bool,
+    /// Whether it became full, and still is, since that was told.
+    owes_full: bool,
 }
 
 impl Ledger {
@@ -200,6 +204,8 @@ impl Ledger {
         }
         if self.view.listeners.len() > sample.listeners.len() {
             self.retire(sample);
+        } else if sample.slow.is_some() {
+            self.tell_who_is_gone(sample.at);
         }
     }
 
@@ -268,31 +274,36 @@ impl Ledger {
         }
         let somaxconn = self.view.slow.settings.somaxconn;
         let listener = || watched.listener.clone();
-        let mut event = None;
-        match &watched.presence {
-            Presence::Up if change.replaced => {
-                if due(&mut noted.replaced, at) {
-                    noted.told = Some(Presence::Up);
-                    event = Some(Event::Replaced(listener(), ledger.found(somaxconn)));
-                }
-            }
-            // What changed within a quiet minute is told when that is over, if it still is so.
+        // What changed within a quiet minute is told when that is over, if it still is so.
+        let event = match &watched.presence {
             Presence::Up => {
-                if noted.told != Some(Presence::Up) && due(&mut noted.found, at) {
-                    noted.told = Some(Presence::Up);
-                    event = Some(Event::Found(listener(), ledger.found(somaxconn)));
+                noted.owes_replaced |= change.replaced;
+                let is_told = noted.told == Some(Presence::Up);
+                let found = ledger.found(somaxconn);
+                if noted.owes_replaced && due(&mut noted.replaced, at) {
+                    Some(Event::Replaced(listener(), found))
+                } else if !is_told && due(&mut noted.found, at) {
+                    Some(Event::Found(listener(), found))
+                } else {
+                    None
                 }
             }
             missing @ Presence::Missing(absence) => {
-                if noted.told.as_ref() != Some(missing) && due(&mut noted.missing, at) {
-                    noted.told = Some(missing.clone());
-                    event = Some(Event::Missing(listener(), absence.clone()));
-                }
+                let is_told = noted.told.as_ref() == Some(missing);
+                (!is_told && due(&mut noted.missing, at))
+                    .then(|| Event::Missing(listener(), absence.clone()))
             }
-            Presence::Unknown => {}
+            Presence::Unknown => None,
+        };
+        if event.is_some() {
+            noted.told = Some(watched.presence.clone());
+            noted.owes_replaced = false;
         }
-        let full = (change.became_full && due(&mut noted.full, at))
-            .then(|| Event::Full(listener(), ledger.found(somaxconn)));
+        noted.owes_full = (noted.owes_full || change.became_full) && ledger.full();
+        let full = (noted.owes_full && due(&mut noted.full, at)).then(|| {
+            noted.owes_full = false;
+            Event::Full(listener(), ledger.found(somaxconn))
+        });
         event.into_iter().chain(full).for_each(|e| self.note(e));
     }
 
@@ -322,9 +333,7 @@ impl Ledger {
             }
             let (mut ledger, books) = (self.view.listeners.remove(place), self.books.remove(place));
             let Books {
-                mut noted,
-                mut before,
-                ..
+                noted, mut before, ..
             } = books;
             let gone = Watched {
                 listener: ledger.listener.clone(),
@@ -334,15 +343,24 @@ impl Ledger {
             };
             let (interval, window) = (self.interval, self.peak_window);
             ledger.observe(sample.at, interval, window, &gone, &mut before);
-            noted.told = None;
-            if due(&mut noted.gone, sample.at) {
-                self.note(Event::Gone(gone.listener));
-            }
             if self.retired.len() == RETIRED {
                 self.retired.pop_front();
             }
             self.retired.push_back((ledger, noted, before));
         }
+        self.tell_who_is_gone(sample.at);
+    }
+
+    /// Of those that are gone and were not told to be.
+    fn tell_who_is_gone(&mut self, at: Duration) {
+        let mut gone = Vec::new();
+        for (ledger, noted, _) in &mut self.retired {
+            if noted.told.is_some() && due(&mut noted.gone, at) {
+                noted.told = None;
+                gone.push(Event::Gone(ledger.listener.clone()));
+            }
+        }
+        gone.into_iter().for_each(|event| self.note(event));
     }
 
     fn note(&mut self, event: Event) {
@@ -503,6 +521,68 @@ mod tests {
             .clone()
             .unwrap();
         assert_eq!(totals.full_episodes, 6000);
+    }
+
+    /// Books rounds a second apart, each as `round` makes it of its second, and tells what was noted and when.
+    fn told(seconds: u32, round: impl Fn(u32) -> Vec<Watched>) -> Vec<(u32, &'static str)> {
+        let mut ledger = ledger();
+        let mut told = Vec::new();
+        for second in 0..seconds {
+            ledger.book(&Sample {
+                slow: Some(Slow::default()),
+                ..sample(u64::from(second) * 1000, round(second))
+            });
+            told.extend(kinds(&mut ledger).into_iter().map(|kind| (second, kind)));
+        }
+        told
+    }
+
+    #[test]
+    fn a_queue_that_became_full_within_the_quiet_minute_is_told_after_it_if_it_still_is() {
+        let full = |second| vec![watched("unix:/a", 1, if second == 3 { 0 } else { 6 })];
+        let expected = [(0, "found"), (0, "full"), (60, "full")];
+        assert_eq!(told(200, full), expected);
+        let briefly = |second| {
+            vec![watched(
+                "unix:/a",
+                1,
+                if second < 3 || second == 5 { 6 } else { 0 },
+            )]
+        };
+        assert_eq!(told(200, briefly), expected[..2]);
+    }
+
+    #[test]
+    fn a_listener_that_was_replaced_again_within_the_quiet_minute_is_told_once_after_it() {
+        let replaced = |second| vec![watched("unix:/a", 1 + u32::min(second, 3), 0)];
+        let expected = [(0, "found"), (1, "replaced"), (61, "replaced")];
+        assert_eq!(told(200, replaced), expected);
+    }
+
+    #[test]
+    fn a_listener_that_is_gone_for_good_within_the_quiet_minute_is_told_after_it() {
+        let there = |second| {
+            vec![watched("unix:/a", 1, 0); usize::from(second < 5 || second == 70 || second == 72)]
+        };
+        let expected = [(0, "found"), (5, "gone"), (70, "found"), (71, "gone")];
+        assert_eq!(
+            told(200, there),
+            expected,
+            "72 is within the minute, and over by its end"
+        );
+        let for_good = |second| {
+            vec![
+                watched("unix:/a", 1, 0);
+                usize::from(second < 5 || (70..75).contains(&second) || (76..80).contains(&second))
+            ]
+        };
+        let expected = [(0, "found"), (5, "gone"), (70, "found"), (75, "gone")];
+        assert_eq!(told(200, for_good), expected);
+        let later = |second| {
+            vec![watched("unix:/a", 1, 0); usize::from(second < 61 || (62..100).contains(&second))]
+        };
+        let expected = [(0, "found"), (61, "gone"), (62, "found"), (121, "gone")];
+        assert_eq!(told(200, later), expected);
     }
 
     #[test]
