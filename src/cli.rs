@@ -352,12 +352,11 @@ fn select(flags: &SelectionFlags, matches: &ArgMatches) -> Result<Selection, Str
     })
 }
 
-/// An empty variable, as env files and manifests have them, is none.
+/// An empty variable, or a blank one, as env files and manifests have them, is none.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
+    let is_blank = |value: OsString| value.as_encoded_bytes().trim_ascii().is_empty();
     let ignore = |argument: Arg| match argument.get_env() {
-        Some(name) if std::env::var_os(name).is_some_and(|value| value.is_empty()) => {
-            argument.env(None)
-        }
+        Some(name) if std::env::var_os(name).is_some_and(is_blank) => argument.env(None),
         _ => argument,
     };
     command

@@ -23,7 +23,7 @@ pub fn write(event: &Event) {
             somaxconn = found.somaxconn,
             "listener is full: connections are turned away"
         ),
-        Event::Missing(listener, absence) => log_absence(listener, absence),
+        Event::Missing(listener, absence, somaxconn) => log_absence(listener, absence, *somaxconn),
         Event::Gone(listener) => tracing::info!(listener = listener.name, "listener gone"),
         Event::SourceFailed(source, reason) => tracing::warn!(
             source = source.name(),
@@ -47,11 +47,11 @@ fn log_queue(listener: &Listener, found: Found, message: &str) {
     );
 }
 
-fn log_absence(listener: &Listener, absence: &Absence) {
-    let (listener, reason) = (&listener.name, absence);
+fn log_absence(listener: &Listener, absence: &Absence, somaxconn: Option<u32>) {
+    let (name, address, reason) = (&listener.name, &listener.address, absence);
     if *absence == Absence::NotListening {
-        tracing::info!(listener, %reason, "listener missing: waiting for it");
+        tracing::info!(listener = name, %address, somaxconn, %reason, "listener missing: waiting for it");
     } else {
-        tracing::warn!(listener, %reason, "listener missing");
+        tracing::warn!(listener = name, %address, somaxconn, %reason, "listener missing");
     }
 }

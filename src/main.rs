@@ -2,7 +2,7 @@
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io;
+use std::io::{self, Write as _};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitCode;
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Err(error) => {
-            eprintln!("{}", cli::one_line(&error));
+            complain(format_args!("{}", cli::one_line(&error)));
             return ExitCode::from(2);
         }
     };
@@ -42,10 +42,15 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            complain(format_args!("error: {error:#}"));
             ExitCode::FAILURE
         }
     }
+}
+
+fn complain(line: std::fmt::Arguments) {
+    // The exit code tells, too, where standard error cannot be written.
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn run(options: Options) -> anyhow::Result<()> {
@@ -122,8 +127,20 @@ fn check_procfs(procfs: &Path) -> anyhow::Result<()> {
 
 fn bind(addresses: &[cli::ServeAddress]) -> anyhow::Result<Vec<TcpListener>> {
     let bind = |address: &cli::ServeAddress| {
-        address.bind().with_context(|| {
-            format!("cannot listen on {address}; is another process there? Choose another with --web.listen-address")
+        address.bind().map_err(|error| {
+            let cause = match error.kind() {
+                io::ErrorKind::AddrInUse => "another process listens there: choose another",
+                io::ErrorKind::PermissionDenied => {
+                    "this user may not use that port: choose one above 1023"
+                }
+                io::ErrorKind::AddrNotAvailable => {
+                    "this network namespace has no such address: choose another"
+                }
+                _ => "choose another",
+            };
+            anyhow::anyhow!(
+                "cannot listen on {address}: {error}; {cause} with --web.listen-address"
+            )
         })
     };
     addresses.iter().map(bind).collect()

@@ -203,10 +203,10 @@ impl Reading {
 impl fmt::Display for Absence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotListening => f.write_str("nothing listens there yet"),
+            Self::NotListening => f.write_str("nothing listens there"),
             Self::NotASocket => f.write_str("the path exists but is no socket"),
             Self::NoListenerOfFile => f.write_str(
-                "the socket file exists, but no listener of this network namespace made it: its process has ended, or lives in another network namespace",
+                "the socket file exists, but no listener of this network namespace made it: its process has ended, has shut it down, or lives in another network namespace",
             ),
             Self::Unreadable(directory) => write!(
                 f,

@@ -77,7 +77,7 @@ pub fn run(options: CheckOptions) -> ExitCode {
     match look(options) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            eprintln!("error: {error}");
+            let _ = writeln!(io::stderr(), "error: {error}");
             ExitCode::from(BLIND)
         }
     }

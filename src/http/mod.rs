@@ -1,5 +1,6 @@
 //! Serves the figures over HTTP. It reads the ledger and never the kernel.
 
+mod bounded;
 mod page;
 mod routes;
 mod server;

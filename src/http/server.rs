@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use super::bounded::Bounded;
 
 /// Bounds on what clients may take.
 #[derive(Debug, Clone, Copy)]
@@ -20,8 +23,8 @@ pub struct Limits {
     pub connections: u32,
     /// Time to send a whole request header, on a kept connection as well.
     pub header: Duration,
-    /// Time without progress after which a client that does not read is dropped.
-    pub stalled_write: Duration,
+    /// Time to take an answer, after which a client that does not read, or reads too slowly, is dropped.
+    pub answer: Duration,
     /// Time for answers under way when the server is told to end.
     pub drain: Duration,
 }
@@ -30,8 +33,8 @@ pub struct Limits {
 pub const LIMITS: Limits = Limits {
     connections: 64,
     header: Duration::from_secs(5),
-    stalled_write: Duration::from_secs(10),
-    drain: Duration::from_millis(800),
+    answer: Duration::from_secs(10),
+    drain: Duration::from_millis(700),
 };
 
 /// Longest request header in bytes.
@@ -62,8 +65,11 @@ pub async fn serve(
         acceptors.push(tokio::spawn(acceptor.run()));
     }
     shutdown.await;
-    acceptors.iter().for_each(tokio::task::JoinHandle::abort);
     end.send_replace(());
+    for acceptor in acceptors {
+        // An acceptor that failed has nobody left to serve.
+        let _ = acceptor.await;
+    }
     let all = free.acquire_many(limits.connections);
     if tokio::time::timeout(limits.drain, all).await.is_err() {
         tracing::warn!("connections were still open at the end");
@@ -80,20 +86,28 @@ struct Acceptor {
 }
 
 impl Acceptor {
-    async fn run(self) -> Result<Infallible, tokio::sync::AcquireError> {
+    async fn run(self) {
+        let mut ended = self.ended.clone();
+        tokio::select! {
+            never = self.accept() => match never {},
+            _ = ended.changed() => {}
+        }
+        // Who has connected by now has been promised an answer.
+        while let Ok(permit) = self.free.clone().try_acquire_owned()
+            && let Some(Ok((stream, _))) = self.listener.accept().now_or_never()
+        {
+            self.serve(stream, permit);
+        }
+    }
+
+    async fn accept(&self) -> Infallible {
         loop {
-            let permit = self.free.clone().acquire_owned().await?;
+            let Ok(permit) = self.free.clone().acquire_owned().await else {
+                // It is never closed.
+                return std::future::pending().await;
+            };
             match self.listener.accept().await {
-                Ok((stream, _)) => {
-                    let connection = connection(
-                        stream,
-                        self.router.clone(),
-                        self.limits,
-                        self.ended.clone(),
-                        permit,
-                    );
-                    tokio::spawn(connection);
-                }
+                Ok((stream, _)) => self.serve(stream, permit),
                 Err(error) => {
                     // Out of descriptors, mostly: without a pause this loop would spin.
                     tracing::warn!(%error, "cannot accept a connection");
@@ -101,6 +115,11 @@ impl Acceptor {
                 }
             }
         }
+    }
+
+    fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
+        let (router, ended) = (self.router.clone(), self.ended.clone());
+        tokio::spawn(connection(stream, router, self.limits, ended, permit));
     }
 }
 
@@ -111,18 +130,23 @@ async fn connection(
     mut ended: watch::Receiver<()>,
     _permit: OwnedSemaphorePermit,
 ) {
-    let stalled = u32::try_from(limits.stalled_write.as_millis()).unwrap_or(u32::MAX);
-    // The kernel ends a connection whose client does not take its answer; without that, one client could hold it for ever.
-    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, stalled) {
+    let vanished = u32::try_from(limits.answer.as_millis()).unwrap_or(u32::MAX);
+    // What the kernel has taken is not sent for ever to a client that is no more.
+    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, vanished) {
         tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
     }
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
         .max_buf_size(LONGEST_HEADER)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(
+            TokioIo::new(Bounded::new(stream, limits.answer)),
+            TowerToHyperService::new(router),
+        );
     let mut served = std::pin::pin!(served);
     let outcome = tokio::select! {
+        // A request that has arrived is read before the end is seen: an idle connection would be closed.
+        biased;
         outcome = served.as_mut() => outcome,
         _ = ended.changed() => {
             served.as_mut().graceful_shutdown();

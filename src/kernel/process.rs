@@ -1,9 +1,10 @@
 //! This process, as `/proc/self` tells it.
 
+use std::fs::File;
 use std::path::Path;
 
-use procfs::ProcError;
 use procfs::process::Process;
+use procfs::{FromReadSI as _, KernelStats, ProcError};
 use rustix::process::{Resource, getrlimit};
 
 /// The usual figures of a process.
@@ -41,7 +42,8 @@ impl ProcessReader {
     /// Says which file could not be read.
     pub fn open(procfs: &Path) -> Result<Self, ProcError> {
         let process = Process::new_with_root(procfs.join("self"))?;
-        let boot_time = procfs::boot_time_secs()?;
+        let stat = File::open(procfs.join("stat"))?;
+        let boot_time = KernelStats::from_read(stat, procfs::current_system_info())?.btime;
         #[expect(
             clippy::cast_precision_loss,
             reason = "ticks and seconds since 1970 are far below 2^52"

@@ -101,6 +101,15 @@ impl Channel {
         })
     }
 
+    /// A channel that nobody answers on.
+    #[cfg(test)]
+    pub(crate) fn to_nobody() -> Self {
+        let channel = Self::open().unwrap();
+        let nobody = SocketAddr::new(u32::MAX, 0);
+        channel.socket.connect(&nobody).unwrap();
+        channel
+    }
+
     /// Sends one request and hands the bytes of each socket of the answer to `each`.
     ///
     /// # Errors

@@ -51,15 +51,15 @@ impl Sysctls {
         }
     }
 
-    /// Reads the settings. One that does not exist is absent.
+    /// Reads the settings. `somaxconn` is absent where the kernel hides it.
     ///
     /// # Errors
-    /// Names the first file that exists and cannot be read; the others are read all the same.
+    /// Names the first file that cannot be read; the others are read all the same.
     pub fn read(&mut self) -> (Settings, io::Result<()>) {
         let mut outcome = Ok(());
-        let mut read = |sysctl: &mut Sysctl| match sysctl.read() {
+        let mut read = |sysctl: &mut Sysctl, may_be_hidden| match sysctl.read() {
             Ok(value) => Some(value),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) if may_be_hidden && e.kind() == io::ErrorKind::NotFound => None,
             Err(e) => {
                 if outcome.is_ok() {
                     outcome = Err(io::Error::new(
@@ -71,10 +71,10 @@ impl Sysctls {
             }
         };
         let settings = Settings {
-            somaxconn: read(&mut self.somaxconn),
-            tcp_max_syn_backlog: read(&mut self.max_syn_backlog),
-            tcp_abort_on_overflow: read(&mut self.abort_on_overflow),
-            tcp_syncookies: read(&mut self.syncookies),
+            somaxconn: read(&mut self.somaxconn, true),
+            tcp_max_syn_backlog: read(&mut self.max_syn_backlog, false),
+            tcp_abort_on_overflow: read(&mut self.abort_on_overflow, false),
+            tcp_syncookies: read(&mut self.syncookies, false),
         };
         (settings, outcome)
     }
@@ -111,9 +111,29 @@ mod tests {
     }
 
     #[test]
-    fn a_setting_that_does_not_exist_is_absent_and_no_error() {
-        let (settings, outcome) = Sysctls::new(Path::new("/proc/self")).read();
-        assert_eq!(settings, Settings::default());
+    fn a_hidden_somaxconn_is_absent_and_any_other_missing_setting_an_error() {
+        let root = tempfile::tempdir().unwrap();
+        let ipv4 = root.path().join("sys/net/ipv4");
+        std::fs::create_dir_all(&ipv4).unwrap();
+        for name in [
+            "tcp_max_syn_backlog",
+            "tcp_abort_on_overflow",
+            "tcp_syncookies",
+        ] {
+            std::fs::write(ipv4.join(name), "1\n").unwrap();
+        }
+        let (settings, outcome) = Sysctls::new(root.path()).read();
+        assert_eq!(
+            (settings.somaxconn, settings.tcp_syncookies),
+            (None, Some(1))
+        );
         assert!(outcome.is_ok());
+        std::fs::remove_file(ipv4.join("tcp_syncookies")).unwrap();
+        let (settings, outcome) = Sysctls::new(root.path()).read();
+        assert_eq!(
+            (settings.tcp_abort_on_overflow, settings.tcp_syncookies),
+            (Some(1), None)
+        );
+        assert!(outcome.unwrap_err().to_string().contains("tcp_syncookies"));
     }
 }

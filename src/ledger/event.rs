@@ -10,8 +10,8 @@ use crate::sample::{Absence, Source};
 pub enum Event {
     /// A listener was found.
     Found(Arc<Listener>, Found),
-    /// A configured listener is missing.
-    Missing(Arc<Listener>, Absence),
+    /// A configured listener is missing; with `net.core.somaxconn`, if known.
+    Missing(Arc<Listener>, Absence, Option<u32>),
     /// A discovered listener is gone.
     Gone(Arc<Listener>),
     /// The address is served by another socket than before.

@@ -20,7 +20,7 @@ pub use peak::Peak;
 pub use queue::{ListenerLedger, Totals, UTILIZATION};
 pub use waits::{WAIT, WaitTotals, Waits};
 
-use crate::sample::{Presence, Sample, Slow, Source, Waiting, Watched};
+use crate::sample::{Absence, Presence, Sample, Slow, Source, Waiting, Watched};
 use queue::Before;
 use waits::Followers;
 
@@ -291,7 +291,7 @@ impl Ledger {
             missing @ Presence::Missing(absence) => {
                 let is_told = noted.told.as_ref() == Some(missing);
                 (!is_told && due(&mut noted.missing, at))
-                    .then(|| Event::Missing(listener(), absence.clone()))
+                    .then(|| Event::Missing(listener(), absence.clone(), somaxconn))
             }
             Presence::Unknown => None,
         };
@@ -337,7 +337,7 @@ impl Ledger {
             } = books;
             let gone = Watched {
                 listener: ledger.listener.clone(),
-                presence: Presence::Unknown,
+                presence: Presence::Missing(Absence::NotListening),
                 readings: Vec::new(),
                 waiting: Waiting::default(),
             };
@@ -360,7 +360,9 @@ impl Ledger {
                 gone.push(Event::Gone(ledger.listener.clone()));
             }
         }
-        gone.into_iter().for_each(|event| self.note(event));
+        for event in gone {
+            self.note(event);
+        }
     }
 
     fn note(&mut self, event: Event) {

@@ -139,7 +139,8 @@ impl ListenerLedger {
         self.readings.clear();
         self.readings.extend_from_slice(readings);
         if !self.up() {
-            before.was_full = false;
+            // What is not known has not ended.
+            before.was_full &= self.presence == Presence::Unknown;
             return Change::default();
         }
         let (depth, utilization, full) = (self.depth(), self.utilization(), self.full());
@@ -319,6 +320,27 @@ mod tests {
             (ledger.depth(), ledger.backlog(), ledger.capacity()),
             (5, 5, 6)
         );
+    }
+
+    #[test]
+    fn a_round_that_knows_nothing_ends_no_episode_and_one_that_finds_nothing_does() {
+        let mut books = books();
+        let full = [reading(1, 6, 5, 0)];
+        assert!(observe(&mut books, 10, &full).became_full);
+        let unknown = Watched {
+            listener: books.ledger.listener.clone(),
+            presence: Presence::Unknown,
+            readings: Vec::new(),
+            waiting: Waiting::default(),
+        };
+        let Books { ledger, before } = &mut books;
+        let (at, window) = (Duration::from_millis(20), Duration::from_mins(1));
+        ledger.observe(at, INTERVAL, window, &unknown, before);
+        assert!(!observe(&mut books, 30, &full).became_full);
+        assert_eq!(books.totals().full, INTERVAL * 2);
+        observe(&mut books, 40, &[]);
+        assert!(observe(&mut books, 50, &full).became_full);
+        assert_eq!(books.totals().full_episodes, 2);
     }
 
     #[test]

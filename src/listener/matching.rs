@@ -25,10 +25,14 @@ pub enum PathTarget {
 }
 
 impl PathTarget {
-    fn file(self) -> FileId {
-        match self {
-            Self::Socket(file) | Self::Other(file) => file,
-        }
+    /// Whether a socket of the path's name is known not to be what the path leads to, but what it led to once: its file is another
+    /// one of the same file system. On another file system it is another container's, and as alive.
+    #[must_use]
+    pub fn replaced(self, file: Option<FileId>) -> bool {
+        let (Self::Socket(target) | Self::Other(target)) = self;
+        file.is_some_and(|file| {
+            (file.major, file.minor) == (target.major, target.minor) && file.inode != target.inode
+        })
     }
 }
 
@@ -63,13 +67,8 @@ pub fn match_unix<'a>(
             }
         }
     }
-    let known_to_differ = |file: Option<FileId>| match (file, leads_to.map(PathTarget::file)) {
-        (Some(file), Some(target)) => {
-            (file.major, file.minor) == (target.major, target.minor) && file.inode != target.inode
-        }
-        _ => false,
-    };
-    where_bound(&|name, file| name == wanted && !known_to_differ(file))
+    let replaced = |file| leads_to.is_some_and(|target| target.replaced(file));
+    where_bound(&|name, file| name == wanted && !replaced(file))
 }
 
 fn last_component(name: &UnixName) -> Option<&[u8]> {
@@ -88,7 +87,9 @@ pub fn match_tcp(wanted: &Address, local: SocketAddr) -> bool {
         Address::Tcp(address) => {
             address.port() == local.port() && canonical(address.ip()) == canonical(local.ip())
         }
-        Address::TcpPort(port) => *port == local.port() && local.ip().is_unspecified(),
+        Address::TcpPort(port) => {
+            *port == local.port() && local.ip().to_canonical().is_unspecified()
+        }
         Address::Unix(_) => false,
     }
 }

@@ -35,7 +35,8 @@ use watch::Watcher;
 
 /// Listeners are listed, and slow figures read, this often.
 const LISTING_INTERVAL: Duration = Duration::from_secs(1);
-/// After a socket went away, listeners are listed this often for a while: an application that restarts is seen soon.
+/// After a socket went away or could not be read, listeners are listed this often for a while: an application that restarts is seen
+/// soon, and a passing failure costs no more.
 const HUNTING_INTERVAL: Duration = Duration::from_millis(50);
 /// For how long.
 const HUNTING: Duration = Duration::from_secs(10);
@@ -169,10 +170,10 @@ impl Sampler {
         self.sockets.begin();
         let listing_is_due = started >= self.next_listing;
         let hunt_is_due = started < self.hunting_ends && started >= self.next_hunt;
-        let is_gone = !self.sockets.read(&mut self.outcomes);
-        let is_quiet = !(listing_is_due || hunt_is_due || is_gone || late)
-            && self.sockets.are_quiet()
-            && self.outcomes.iter().all(|(_, outcome)| outcome.is_ok());
+        let all_found = self.sockets.read(&mut self.outcomes);
+        let is_lost = !all_found || self.outcomes.iter().any(|(_, outcome)| outcome.is_err());
+        let is_quiet =
+            !(listing_is_due || hunt_is_due || is_lost || late) && self.sockets.are_quiet();
         if is_quiet {
             self.quiet.push(Quiet {
                 at: started,
@@ -189,10 +190,10 @@ impl Sampler {
         (sample.at, sample.late) = (started, late);
         sample.slow = None;
         std::mem::swap(&mut sample.outcomes, &mut self.outcomes);
-        if is_gone {
+        if is_lost {
             self.hunting_ends = started + HUNTING;
         }
-        if listing_is_due || is_gone || hunt_is_due {
+        if listing_is_due || is_lost || hunt_is_due {
             self.next_hunt = started + HUNTING_INTERVAL;
             self.sockets.list(&mut sample.outcomes);
             self.watcher.resolve(&mut self.sockets, sample);
@@ -278,12 +279,12 @@ mod tests {
     use super::*;
     use crate::listener::Listener;
 
-    #[test]
-    fn quiet_rounds_are_booked_late_but_all_and_before_what_is_new() {
-        let name = format!("quiet-{}", std::process::id());
+    /// A sampler of one listener, that listener, and where it listens.
+    fn sampler_of(name: &str) -> (Sampler, UnixListener, SocketAddr) {
+        let name = format!("{name}-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
-        let mut sampler = Sampler::new(Config {
+        let sampler = Sampler::new(Config {
             interval: Duration::from_millis(10),
             tcp_interval: Duration::from_secs(1),
             watch: Watch::Configured(vec![Listener::parse(&format!("unix:@{name}")).unwrap()]),
@@ -291,6 +292,12 @@ mod tests {
             ebpf: None,
             procfs: "/proc".into(),
         });
+        (sampler, listener, address)
+    }
+
+    #[test]
+    fn quiet_rounds_are_booked_late_but_all_and_before_what_is_new() {
+        let (mut sampler, listener, address) = sampler_of("quiet");
         let mut booked = Vec::new();
         let mut round = |at_ms: u64| {
             let before = booked.len();
@@ -320,6 +327,25 @@ mod tests {
         assert_eq!(round(170), [quiet(15..16), vec![(170, 0, true)]].concat());
         assert!(round(180).is_empty());
         assert_eq!(round(1000), [quiet(18..19), quiet(100..101)].concat());
+    }
+
+    #[test]
+    fn a_question_that_fails_is_an_error_of_its_source_and_asked_again_at_once() {
+        let (mut sampler, _listener, _) = sampler_of("failing");
+        let round = |sampler: &mut Sampler, at_ms| {
+            let mut booked = Vec::new();
+            sampler.round(Duration::from_millis(at_ms), false, |sample| {
+                let unix = |(source, _): &&(Source, _)| *source == Source::UnixDiag;
+                let outcomes = sample.outcomes.iter().filter(unix);
+                let good: Vec<_> = outcomes.map(|(_, outcome)| outcome.is_ok()).collect();
+                booked.push((good, sample.listeners[0].readings.len()));
+            });
+            booked
+        };
+        round(&mut sampler, 0);
+        sampler.sockets.fail_once();
+        assert_eq!(round(&mut sampler, 10), [(vec![false, true], 1)]);
+        assert!(round(&mut sampler, 20).is_empty());
     }
 
     #[test]

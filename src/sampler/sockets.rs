@@ -1,5 +1,6 @@
 //! The listening sockets of the namespace: listed once a second, and those that are watched read every round.
 
+use std::collections::HashSet;
 use std::io;
 
 use super::plan::{self, Plan};
@@ -99,6 +100,12 @@ impl Sockets {
             }
         }
         found
+    }
+
+    /// Makes the next question fail.
+    #[cfg(test)]
+    pub(super) fn fail_once(&mut self) {
+        self.channel = Some(Channel::to_nobody());
     }
 
     /// Whether the round found every queue empty and as it was in the round before.
@@ -242,6 +249,14 @@ impl Sockets {
     }
 
     fn make_plans(&mut self) {
+        let (mut addresses, mut shared) = (HashSet::new(), HashSet::new());
+        for listener in &self.tcp {
+            if !addresses.insert(listener.bound.address) {
+                shared.insert(listener.bound.address);
+            }
+        }
+        // A lookup could find another socket of the same address (`SO_REUSEPORT`, `SO_BINDTODEVICE`).
+        let is_shared = |kind| matches!(kind, Kind::Tcp(bound) if shared.contains(&bound.address));
         let of = |test: &dyn Fn(&Socket) -> bool| self.watched.iter().filter(|s| test(s)).count();
         let unix = of(&|socket| socket.kind == Kind::Unix);
         self.unix_plan = plan::UNIX.plan(unix, self.unix.len());
@@ -254,8 +269,7 @@ impl Sockets {
                 .count();
             let ambiguous = self.watched.iter().any(|socket| {
                 socket.kind.family() == Some(family)
-                    && (self.hidden.contains(&socket.reading.id)
-                        || self.shares_address(socket.kind))
+                    && (self.hidden.contains(&socket.reading.id) || is_shared(socket.kind))
             });
             if ambiguous {
                 Plan::Dump
@@ -264,13 +278,6 @@ impl Sockets {
             }
         };
         (self.v4_plan, self.v6_plan) = (tcp_plan(Family::V4), tcp_plan(Family::V6));
-    }
-
-    /// Whether a lookup could find another socket of the same address (`SO_REUSEPORT`, `SO_BINDTODEVICE`).
-    fn shares_address(&self, kind: Kind) -> bool {
-        let Kind::Tcp(bound) = kind else { return false };
-        let same = |listener: &&TcpListener| listener.bound.address == bound.address;
-        self.tcp.iter().filter(same).count() > 1
     }
 
     fn tcp_plan(&self, family: Family) -> Plan {

@@ -347,12 +347,19 @@ fn discover(
     let ignored = found.len().saturating_sub(discovery.limit);
     found.truncate(discovery.limit);
     for (listener, members, _) in &mut found {
-        // Several sockets of one name: the path may tell which of them it leads to now.
-        if members.unix.len() > 1 {
-            let (current, _) = find(&listener.address, sockets, resolver);
-            if !current.unix.is_empty() {
-                *members = current;
-            }
+        let Address::Unix(UnixName::Path(path)) = &listener.address else {
+            continue;
+        };
+        // Several sockets of one name: the path may tell which of them it led to once.
+        if members.unix.len() > 1
+            && let Ok(target) = resolver.resolve(path)
+        {
+            let file = |index: &usize| sockets.unix.get(*index).and_then(|row| row.file);
+            let (old, current): (Vec<_>, Vec<_>) = members
+                .unix
+                .iter()
+                .partition(|index| target.replaced(file(index)));
+            members.unix = if current.is_empty() { old } else { current };
         }
     }
     (found, ignored)

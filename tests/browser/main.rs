@@ -220,7 +220,7 @@ fn without_javascript_it_is_a_table_of_the_moment() {
     assert_eq!(page.eval(&(row("g", "meter") + ".value")), 4);
     assert_eq!(
         page.eval(&(row("tcp::1", "span") + ".innerText")),
-        "nothing listens there yet"
+        "nothing listens there"
     );
     // The plot needs the script.
     assert_eq!(page.eval(&(row("g", "td.live") + ".offsetWidth")), 0);

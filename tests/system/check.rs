@@ -513,7 +513,7 @@ fn its_json_has_the_documented_shape() {
             })),
             {
                 "name": "tcp::1", "family": "tcp", "address": "tcp::1", "state": "missing",
-                "reason": "nothing listens there yet",
+                "reason": "nothing listens there",
             },
         ],
         "sources": (["unix_diag", "inet_diag", "netstat", "sysctl"].map(source)),
@@ -523,7 +523,7 @@ fn its_json_has_the_documented_shape() {
         },
         "diagnoses": [
             {
-                "severity": "blind", "kind": "missing", "listener": "tcp::1", "evidence": "nothing listens there yet",
+                "severity": "blind", "kind": "missing", "listener": "tcp::1", "evidence": "nothing listens there",
                 "remedy": "start the application, or correct the address",
             },
             {

@@ -1,6 +1,8 @@
 //! What is served, to whom, and how it ends.
 
 use std::io::{ErrorKind, Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flate2::read::GzDecoder;
@@ -149,6 +151,68 @@ fn either_signal_ends_it_though_clients_are_still_connected() {
             start.elapsed()
         );
         assert_eq!(status.code(), Some(0), "{}", exporter.log());
+    }
+}
+
+#[test]
+fn whoever_is_connected_when_it_is_told_to_end_gets_an_answer() {
+    let _namespace = Namespace::enter();
+    let mut exporter = Exporter::start(&[]);
+    exporter.signal(Signal::STOP);
+    let connected: Vec<_> = (0..5)
+        .map(|_| {
+            let mut stream = connect(exporter.address());
+            stream
+                .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                .unwrap();
+            stream
+        })
+        .collect();
+    exporter.signal(Signal::TERM);
+    exporter.signal(Signal::CONT);
+    for mut stream in connected {
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        let (_, page) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(Page::parse(page).unwrap().get("listen_queue_samples_total") > Some(0.0));
+    }
+    assert_eq!(exporter.wait().code(), Some(0), "{}", exporter.log());
+}
+
+#[test]
+fn clients_that_read_slowly_are_dropped_and_hold_nobody_up_for_long() {
+    let _namespace = Namespace::enter();
+    // Every byte of these names is printed as five: the page is larger than what the kernel takes at once.
+    let name = |number: u32| [&[1; 100], format!("{number:04}").as_bytes()].concat();
+    let _listeners: Vec<_> = (0..256)
+        .map(|number| Listener::abstract_unix(&name(number), 5))
+        .collect();
+    let exporter = Exporter::start(&[]);
+    exporter.when("all listeners", |page| page.listeners().len() == 256);
+    let is_over = Arc::new(AtomicBool::new(false));
+    let drips: Vec<_> = (0..8)
+        .map(|_| {
+            let is_over = Arc::clone(&is_over);
+            let mut stream = connect(exporter.address());
+            rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 2304).unwrap();
+            stream
+                .write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n")
+                .unwrap();
+            stream.read_exact(&mut [0; 12]).unwrap();
+            std::thread::spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    let _ = stream.read(&mut [0; 3000]);
+                    std::thread::sleep(Duration::from_millis(250));
+                }
+            })
+        })
+        .collect();
+    // They take minutes; who comes after them waits for at most as long as the client of these tests does.
+    assert!(exporter.scrape_text().len() > 5_000_000);
+    is_over.store(true, Ordering::Relaxed);
+    for drip in drips {
+        drip.join().unwrap();
     }
 }
 

@@ -145,6 +145,10 @@ fn of_two_containers_with_the_same_path_name_each_sees_its_own() {
     let page = exporter.fresh();
     assert_eq!(page.queue("first"), Queue::of(2, 5));
     assert_eq!(page.queue("second"), Queue::of(3, 7));
+    // Discovery knows them by one name, though the path leads to one of them here.
+    let discovering = Exporter::start(&["--discover.exclude", "^tcp:"]);
+    let page = discovering.shows(&label(&path));
+    assert_eq!(page.queue(&label(&path)), Queue::of_group(2, 5, 12, 14));
 }
 
 #[test]
