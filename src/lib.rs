@@ -34,6 +34,7 @@
 //! - Nothing in [`kernel`] knows a metric, a label or a clock.
 //! - [`ledger`] and [`metrics`] read no clock and do no I/O: samples and instants come in, values go out.
 //! - The sampler waits neither for a scrape nor for the log; a scrape copies the figures under the lock and renders without it.
+//! - A round that finds every queue empty and as it was touches neither the ledger nor its lock: such rounds are booked together.
 //! - A decoder does not panic, whatever the bytes; text from outside is printed one to one and never splits a line.
 //! - A failed source fails no scrape: its series are absent and `listen_queue_source_up` is 0.
 //! - The application's sockets and files are never connected to, written or locked.
