@@ -96,11 +96,10 @@ fn a_client_that_never_ends_its_header_is_dropped() {
         Ok(_) => {}
         Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
     }
-    assert!(
-        start.elapsed() >= Duration::from_secs(4),
-        "{:?}",
-        start.elapsed()
-    );
+    // Told: five seconds. A machine that does other things at once gets some more.
+    let expected = Duration::from_secs(4)..Duration::from_secs(10);
+    let elapsed = start.elapsed();
+    assert!(expected.contains(&elapsed), "{elapsed:?}");
     assert_eq!(exporter.get("/metrics").status, 200);
 }
 
