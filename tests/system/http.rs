@@ -152,7 +152,7 @@ fn either_signal_ends_it_though_clients_are_still_connected() {
 }
 
 #[test]
-fn every_flag_can_come_from_the_environment() {
+fn several_listeners_can_come_from_the_environment() {
     let _namespace = Namespace::enter();
     let _listener = Listener::abstract_unix(b"name", 5);
     let _other = Listener::abstract_unix(b"other", 6);
