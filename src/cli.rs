@@ -509,6 +509,8 @@ fn parse_level(text: &str) -> Result<LevelFilter, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn order(arguments: &[&str]) -> Result<Order, String> {
@@ -521,20 +523,36 @@ mod tests {
         Flags::command().debug_assert();
     }
 
+    /// Each long flag with its environment variable.
+    fn variables(command: &clap::Command) -> BTreeMap<&str, Option<&str>> {
+        let mut variables = BTreeMap::new();
+        for argument in command.get_arguments() {
+            if let Some(flag) = argument.get_long() {
+                let variable = argument.get_env().map(|name| name.to_str().unwrap());
+                variables.insert(flag, variable);
+            }
+        }
+        variables
+    }
+
     #[test]
-    fn each_flag_has_its_environment_variable() {
-        for argument in Flags::command().get_arguments() {
-            let Some(long) = argument
-                .get_long()
-                .filter(|long| !matches!(*long, "help" | "version"))
-            else {
-                continue;
-            };
-            let expected = format!(
-                "{ENVIRONMENT_PREFIX}{}",
-                long.to_uppercase().replace(['.', '-'], "_")
-            );
-            assert_eq!(argument.get_env().unwrap().to_str().unwrap(), expected);
+    fn each_flag_has_the_environment_variable_of_its_name() {
+        let command = Flags::command();
+        for (flag, variable) in variables(&command) {
+            let expected = flag.to_uppercase().replace(['.', '-'], "_");
+            let expected = format!("LISTEN_QUEUE_EXPORTER_{expected}");
+            assert_eq!(variable, Some(expected.as_str()), "--{flag}");
+        }
+    }
+
+    #[test]
+    fn check_shares_the_variables_of_the_flags_that_it_shares() {
+        let command = Flags::command();
+        let serving = variables(&command);
+        let check = command.find_subcommand("check").unwrap();
+        for (flag, variable) in variables(check) {
+            let shared = serving.get(flag).copied().flatten();
+            assert_eq!(variable, shared, "--{flag}");
         }
     }
 

@@ -55,3 +55,137 @@ fn log_absence(listener: &Listener, absence: &Absence, somaxconn: Option<u32>) {
         tracing::warn!(listener = name, %address, somaxconn, %reason, "listener missing");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::{Value, json};
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+    use crate::sample::Source;
+
+    const FOUND: Found = Found {
+        sockets: 2,
+        depth: 7,
+        backlog: 5,
+        capacity: 12,
+        somaxconn: Some(4096),
+    };
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The fields of the one line that is written.
+    fn written(event: &Event) -> Value {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let layer = tracing_subscriber::fmt::layer()
+            .json()
+            .flatten_event(true)
+            .with_writer(move || writer.clone());
+        let log = tracing_subscriber::registry().with(layer);
+        tracing::subscriber::with_default(log, || write(event));
+        let text = String::from_utf8(std::mem::take(&mut lines.0.lock().unwrap())).unwrap();
+        assert_eq!(text.lines().count(), 1, "{text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// There may be more fields than these.
+    #[track_caller]
+    fn assert_written(event: &Event, expected: &Value) {
+        let line = written(event);
+        for (field, value) in expected.as_object().unwrap() {
+            assert_eq!(line.get(field), Some(value), "{field} in {line}");
+        }
+    }
+
+    fn listener() -> Arc<Listener> {
+        Arc::new(Listener::parse("app=unix:/run/app.sock").unwrap())
+    }
+
+    #[test]
+    fn a_listener_that_is_found_or_replaced_is_told_with_its_queue() {
+        let replaced = "listener replaced: other sockets serve its address";
+        for (event, message) in [
+            (Event::Found(listener(), FOUND), "listener found"),
+            (Event::Replaced(listener(), FOUND), replaced),
+        ] {
+            let expected = json!({
+                "level": "INFO", "message": message, "listener": "app",
+                "sockets": 2, "depth": 7, "backlog": 5, "somaxconn": 4096,
+            });
+            assert_written(&event, &expected);
+        }
+    }
+
+    #[test]
+    fn a_full_queue_is_a_warning_with_what_limits_it() {
+        let expected = json!({
+            "level": "WARN", "message": "listener is full: connections are turned away", "listener": "app",
+            "depth": 7, "capacity": 12, "backlog": 5, "somaxconn": 4096,
+        });
+        assert_written(&Event::Full(listener(), FOUND), &expected);
+    }
+
+    #[test]
+    fn a_setting_that_is_not_known_is_not_told() {
+        let found = Found {
+            somaxconn: None,
+            ..FOUND
+        };
+        for event in [
+            Event::Found(listener(), found),
+            Event::Full(listener(), found),
+        ] {
+            assert_eq!(written(&event).get("somaxconn"), None);
+        }
+    }
+
+    #[test]
+    fn to_wait_for_a_listener_is_no_warning_and_one_that_cannot_be_found_is() {
+        let waiting = json!({
+            "level": "INFO", "message": "listener missing: waiting for it", "listener": "app",
+            "address": "unix:/run/app.sock", "somaxconn": 4096, "reason": "nothing listens there",
+        });
+        let event = Event::Missing(listener(), Absence::NotListening, Some(4096));
+        assert_written(&event, &waiting);
+        let missing = json!({
+            "level": "WARN", "message": "listener missing", "listener": "app",
+            "address": "unix:/run/app.sock", "reason": "the path exists but is no socket",
+        });
+        let event = Event::Missing(listener(), Absence::NotASocket, None);
+        assert_written(&event, &missing);
+    }
+
+    #[test]
+    fn a_listener_that_went_away_is_told_by_its_label() {
+        let expected = json!({"level": "INFO", "message": "listener gone", "listener": "app"});
+        assert_written(&Event::Gone(listener()), &expected);
+    }
+
+    #[test]
+    fn a_source_is_told_with_why_it_failed_and_that_it_works_again() {
+        let failed = json!({
+            "level": "WARN", "message": "source failed: its figures are absent",
+            "source": "unix_diag", "reason": "no answer within 500 ms",
+        });
+        let event = Event::SourceFailed(Source::UnixDiag, "no answer within 500 ms".to_owned());
+        assert_written(&event, &failed);
+        let recovered =
+            json!({"level": "INFO", "message": "source works again", "source": "unix_diag"});
+        assert_written(&Event::SourceRecovered(Source::UnixDiag), &recovered);
+    }
+}

@@ -157,3 +157,18 @@ async fn connection(
         tracing::debug!(%error, "a connection ended early");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_under_way_do_not_keep_it_from_ending_within_a_second() {
+        assert!(LIMITS.drain < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_client_has_five_seconds_to_send_a_header() {
+        assert_eq!(LIMITS.header, Duration::from_secs(5));
+    }
+}

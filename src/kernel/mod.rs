@@ -28,6 +28,10 @@ pub struct SocketId {
 mod tests {
     //! Replies of a real kernel (Linux 6.18), cut and mutated.
 
+    use std::time::Duration;
+
+    use netlink_packet_sock_diag::unix::nlas::Nla;
+
     use super::sock_diag::{self, Reply};
     use super::{inet, unix};
     use crate::listener::UnixName;
@@ -39,7 +43,22 @@ mod tests {
     const UNIX_GONE: &[u8] = include_bytes!("../../tests/replies/unix_gone.bin");
     const TCP4_LIST: &[u8] = include_bytes!("../../tests/replies/tcp4_list.bin");
     const TCP6_LIST: &[u8] = include_bytes!("../../tests/replies/tcp6_list.bin");
-    const RECORDED: [&[u8]; 5] = [UNIX_LIST, UNIX_ONE, UNIX_GONE, TCP4_LIST, TCP6_LIST];
+    /// A listener with a queue of three, of which the second client has gone.
+    const UNIX_ICONS: &[u8] = include_bytes!("../../tests/replies/unix_icons.bin");
+    /// Two listeners, the one with the smaller backlog full.
+    const TCP4_DROPS: &[u8] = include_bytes!("../../tests/replies/tcp4_drops.bin");
+    /// Three connections of one listener: one accepted, one waiting, one whose client has closed its end.
+    const TCP_MEMBERS: &[u8] = include_bytes!("../../tests/replies/tcp_members.bin");
+    const RECORDED: [&[u8]; 8] = [
+        UNIX_LIST,
+        UNIX_ONE,
+        UNIX_GONE,
+        UNIX_ICONS,
+        TCP4_LIST,
+        TCP6_LIST,
+        TCP4_DROPS,
+        TCP_MEMBERS,
+    ];
     /// The sequence number of the recorded requests.
     const SEQUENCE: u32 = 1;
 
@@ -108,6 +127,43 @@ mod tests {
     }
 
     #[test]
+    fn the_clients_in_a_unix_queue_are_read_head_first_and_one_that_has_gone_as_zero() {
+        let (sockets, done, refused) = read(UNIX_ICONS);
+        assert_eq!((sockets.len(), done, refused), (1, false, None));
+        let mut clients = Vec::new();
+        let found = unix::read(sockets[0], |attribute| {
+            if let Nla::PendingConnections(list) = attribute {
+                clients.extend_from_slice(&list);
+            }
+        });
+        let (id, queue) = found.unwrap().unwrap();
+        assert_eq!(id.inode, 353_716);
+        assert_eq!((queue.depth, queue.backlog), (3, 5));
+        assert_eq!(clients, [353_717, 0, 353_719]);
+    }
+
+    #[test]
+    fn tcp_connections_are_read_with_their_wait_and_accepted_ones_are_not_told() {
+        let (sockets, done, refused) = read(TCP_MEMBERS);
+        assert!(done && refused.is_none());
+        assert_eq!(sockets.len(), 3);
+        let read = |socket: &&[u8]| inet::parse_member(socket).unwrap();
+        let members: Vec<_> = sockets.iter().filter_map(read).collect();
+        let local = inet::Bound {
+            address: "127.0.0.1:8005".parse().unwrap(),
+            interface: 0,
+        };
+        let waiting = |milliseconds, client_closed| inet::Member {
+            local,
+            stage: inet::Stage::Waiting {
+                age: Duration::from_millis(milliseconds),
+                client_closed,
+            },
+        };
+        assert_eq!(members, [waiting(300, true), waiting(1504, false)]);
+    }
+
+    #[test]
     fn tcp_listeners_are_read_with_address_queue_and_drops() {
         let rows = |bytes| -> Vec<_> {
             let (sockets, done, refused) = read(bytes);
@@ -128,6 +184,9 @@ mod tests {
             rows
         };
         let row = |address: &str, depth, backlog| (address.to_owned(), depth, backlog, Some(0));
+        let mut dropping = row("127.0.0.1:8006", 1, 0);
+        dropping.3 = Some(5);
+        assert_eq!(rows(TCP4_DROPS), [row("127.0.0.1:8005", 2, 5), dropping]);
         assert_eq!(
             rows(TCP4_LIST),
             [row("0.0.0.0:8002", 0, 511), row("127.0.0.1:8001", 3, 7)]
@@ -169,6 +228,21 @@ mod tests {
                 let last = sockets.last().copied().unwrap_or_default();
                 (0..last.len()).for_each(|length| decode(&last[..length]));
                 sockets.into_iter().for_each(decode);
+            }
+        }
+    }
+
+    /// Above all the lengths of attributes, told too short, too long or none.
+    #[test]
+    fn a_reply_with_any_one_byte_changed_is_read_without_a_panic() {
+        for recorded in RECORDED {
+            let mut bytes = recorded.to_vec();
+            for index in 0..bytes.len() {
+                for value in [0, 4, 8, 12, 255] {
+                    bytes[index] = value;
+                    read(&bytes).0.into_iter().for_each(decode);
+                }
+                bytes[index] = recorded[index];
             }
         }
     }

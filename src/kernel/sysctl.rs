@@ -101,6 +101,8 @@ pub fn parse(text: &[u8]) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -135,5 +137,26 @@ mod tests {
             (Some(1), None)
         );
         assert!(outcome.unwrap_err().to_string().contains("tcp_syncookies"));
+    }
+
+    proptest! {
+        #[test]
+        fn every_setting_reads_back(value: u32) {
+            prop_assert_eq!(parse(format!("{value}\n").as_bytes()), Some(value));
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(
+            bytes in prop_oneof![
+                prop::collection::vec(any::<u8>(), 0..40),
+                "[-+0-9]{0,12}[ \n]{0,2}".prop_map(String::into_bytes),
+            ],
+        ) {
+            let number = std::str::from_utf8(&bytes).ok().map(str::trim_end);
+            let number = number.and_then(|text| text.parse::<i128>().ok());
+            let expected = number.and_then(|number| u32::try_from(number).ok());
+            // A minus is refused even before a zero.
+            prop_assert_eq!(parse(&bytes), expected.filter(|_| !bytes.starts_with(b"-")));
+        }
     }
 }

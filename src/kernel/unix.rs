@@ -182,7 +182,10 @@ pub fn parse(reply: &[u8]) -> Result<Option<UnixListener>, Error> {
 }
 
 /// The queue of a listener that takes connections. Attributes that say nothing about that go to `other`.
-fn read(reply: &[u8], mut other: impl FnMut(Nla)) -> Result<Option<(SocketId, Queue)>, Error> {
+pub(super) fn read(
+    reply: &[u8],
+    mut other: impl FnMut(Nla),
+) -> Result<Option<(SocketId, Queue)>, Error> {
     let header = UnixResponseHeader::parse(reply)?;
     if reply.first() != Some(&AF_UNIX) || header.state != TCP_LISTEN {
         return Ok(None);

@@ -588,6 +588,17 @@ mod tests {
     }
 
     #[test]
+    fn a_replacement_is_told_again_once_a_minute_has_passed() {
+        let mut ledger = ledger();
+        for (at_ms, inode) in [(10, 1), (20, 2), (60_019, 3), (60_020, 4)] {
+            ledger.book(&sample(at_ms, vec![watched("unix:/a", inode, 0)]));
+        }
+        assert_eq!(kinds(&mut ledger), ["found", "replaced", "replaced"]);
+        let listener = ledger.view().listener("unix:/a").unwrap();
+        assert_eq!(listener.totals.as_ref().unwrap().replacements, 3);
+    }
+
+    #[test]
     fn a_source_is_told_when_it_fails_and_when_it_recovers() {
         let mut ledger = ledger();
         for outcome in [Err("no"), Err("no"), Ok(()), Ok(()), Err("other")] {

@@ -253,6 +253,10 @@ impl Before {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
     use super::*;
     use crate::sample::Absence;
 
@@ -419,5 +423,112 @@ mod tests {
         let mut books = books();
         observe(&mut books, 10, &[]);
         assert!(books.ledger.totals.is_none());
+    }
+
+    /// Sockets that take part in the random rounds.
+    const MEMBERS: usize = 5;
+
+    /// A socket in a random round.
+    #[derive(Debug, Clone)]
+    struct Turn {
+        present: bool,
+        depth: u32,
+        backlog: u32,
+        /// By how much its drop counter grows.
+        dropped: u32,
+    }
+
+    fn any_turn() -> impl Strategy<Value = Turn> {
+        let dropped = prop_oneof![3 => 0..4_u32, 1 => 0..u32::MAX - 1000];
+        (any::<bool>(), 0..5_u32, 0..4_u32, dropped).prop_map(
+            |(present, depth, backlog, dropped)| Turn {
+                present,
+                depth,
+                backlog,
+                dropped,
+            },
+        )
+    }
+
+    fn any_rounds() -> impl Strategy<Value = Vec<(u64, Vec<Turn>)>> {
+        let gone = any_turn().prop_map(|turn| Turn {
+            present: false,
+            ..turn
+        });
+        let turns = prop_oneof![
+            4 => prop::collection::vec(any_turn(), MEMBERS),
+            1 => prop::collection::vec(gone, MEMBERS),
+        ];
+        prop::collection::vec((1..20_000_u64, turns), 1..60)
+    }
+
+    proptest! {
+        #[test]
+        fn the_totals_are_those_of_a_naive_count(rounds in any_rounds()) {
+            let mut books = books();
+            let mut at_ms = 100_000;
+            let mut dropped = [0_u64; MEMBERS];
+            let mut dropped_when_seen = [0_u64; MEMBERS];
+            let (mut up, mut idle, mut at_most_full, mut full, mut episodes) = (0, 0, 0, 0, 0);
+            let (mut was_full, mut replacements) = (false, 0);
+            let mut origin = BTreeSet::new();
+            let mut depths: Vec<(u64, u32)> = Vec::new();
+            let mut drops_before = 0;
+            for (pause, turns) in rounds {
+                at_ms += pause;
+                let mut readings = Vec::new();
+                for (member, turn) in turns.iter().enumerate() {
+                    // A counter that wraps while nobody looks is beyond anybody.
+                    dropped[member] += u64::from(if turn.present { turn.dropped } else { turn.dropped % 4 });
+                    if turn.present {
+                        dropped_when_seen[member] = dropped[member];
+                        let wrapped = u32::try_from(dropped[member] % (1 << 32)).unwrap();
+                        let inode = u32::try_from(member).unwrap();
+                        readings.push(reading(inode, turn.depth, turn.backlog, wrapped));
+                    }
+                }
+                let change = observe(&mut books, at_ms, &readings);
+
+                let now: BTreeSet<_> = readings.iter().map(|reading| reading.id).collect();
+                let replaced = !now.is_empty() && !origin.is_empty() && origin.is_disjoint(&now);
+                if !now.is_empty() && origin.is_disjoint(&now) {
+                    origin.clone_from(&now);
+                }
+                let is_full = readings.iter().any(|reading| reading.depth > reading.backlog);
+                let became_full = is_full && !was_full;
+                was_full = is_full;
+                prop_assert_eq!(change, Change { replaced, became_full });
+                replacements += u64::from(replaced);
+                episodes += u64::from(became_full);
+                full += u32::from(is_full);
+                if readings.is_empty() {
+                    prop_assert!(!books.ledger.up() && books.ledger.readings.is_empty());
+                    continue;
+                }
+                up += 1;
+                idle += u64::from(readings.iter().all(|reading| reading.depth == 0));
+                at_most_full += u64::from(readings.iter().all(|r| r.depth <= r.backlog + 1));
+                depths.push((at_ms, readings.iter().map(|reading| reading.depth).sum()));
+
+                let totals = books.totals();
+                let drops = totals.drops.unwrap();
+                prop_assert_eq!(drops, dropped_when_seen.iter().sum::<u64>());
+                prop_assert!(drops >= drops_before);
+                drops_before = drops;
+                prop_assert_eq!(totals.full, INTERVAL * full);
+                prop_assert_eq!(totals.full_episodes, episodes);
+                prop_assert_eq!(totals.replacements, replacements);
+                prop_assert_eq!(totals.utilization.count(), up);
+                let buckets: Vec<_> = totals.utilization.cumulative().collect();
+                prop_assert_eq!((buckets[0], buckets[7]), ((0.0, idle), (1.0, at_most_full)));
+                let highest = |window: u64| {
+                    let within = depths.iter().filter(|(at, _)| at + window >= at_ms);
+                    within.map(|(_, depth)| *depth).max().unwrap()
+                };
+                // The window is rounded up by a sixtieth.
+                prop_assert!(totals.peak.highest() >= highest(60_000));
+                prop_assert!(totals.peak.highest() <= highest(61_001));
+            }
+        }
     }
 }

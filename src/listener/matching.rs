@@ -104,6 +104,12 @@ fn canonical(ip: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
     use super::*;
 
     fn path(text: &str) -> UnixName {
@@ -188,5 +194,107 @@ mod tests {
         assert_eq!(matches(&port), [true, true, false, false, false]);
         assert_eq!(matches(&v4), [false, false, true, true, false]);
         assert_eq!(matches(&any), [true, false, false, false, false]);
+    }
+
+    type Socket = (UnixName, Option<FileId>);
+
+    fn any_file() -> impl Strategy<Value = FileId> {
+        (0..2_u32, 0..2_u32, 0..2_u32).prop_map(|(major, minor, inode)| FileId {
+            major,
+            minor,
+            inode,
+        })
+    }
+
+    fn any_path() -> impl Strategy<Value = UnixName> {
+        prop::sample::select(vec!["/a/one", "/a/two", "/b/one", "one"]).prop_map(path)
+    }
+
+    fn any_name() -> impl Strategy<Value = UnixName> {
+        prop_oneof![
+            3 => any_path(),
+            1 => Just(UnixName::Abstract(b"/a/one".to_vec())),
+        ]
+    }
+
+    /// What a configured path may lead to; an abstract name leads nowhere.
+    fn any_wanted() -> impl Strategy<Value = (UnixName, Option<PathTarget>)> {
+        let target = prop_oneof![
+            3 => any_file().prop_map(PathTarget::Socket),
+            1 => any_file().prop_map(PathTarget::Other),
+        ];
+        prop_oneof![
+            4 => (any_path(), prop::option::of(target)),
+            1 => any_name().prop_map(|name| (name, None)),
+        ]
+    }
+
+    fn file_name(name: &UnixName) -> Option<&OsStr> {
+        match name {
+            UnixName::Path(path) => Path::new(OsStr::from_bytes(path)).file_name(),
+            UnixName::Abstract(_) => None,
+        }
+    }
+
+    fn any_socket_address() -> impl Strategy<Value = SocketAddr> {
+        let addresses = [
+            "0.0.0.0",
+            "::",
+            "::ffff:0.0.0.0",
+            "127.0.0.1",
+            "::ffff:127.0.0.1",
+            "::127.0.0.1",
+            "::1",
+        ];
+        let known = addresses.map(|ip| ip.parse::<IpAddr>().unwrap());
+        let ip = prop_oneof![4 => prop::sample::select(known.to_vec()), 1 => any::<IpAddr>()];
+        (ip, 80..82_u16).prop_map(SocketAddr::from)
+    }
+
+    proptest! {
+        #[test]
+        fn a_unix_name_means_the_sockets_of_its_file_else_those_of_its_name(
+            (wanted, leads_to) in any_wanted(),
+            bound in prop::collection::vec((any_name(), prop::option::of(any_file())), 0..7),
+        ) {
+            let of_file = |(_, file): &Socket| {
+                file.is_some_and(|file| leads_to == Some(PathTarget::Socket(file)))
+            };
+            let in_place_of = |(_, file): &Socket| match (leads_to, file) {
+                (Some(PathTarget::Socket(new) | PathTarget::Other(new)), Some(old)) => {
+                    new.major == old.major && new.minor == old.minor && new.inode != old.inode
+                }
+                _ => false,
+            };
+            let all = |test: &dyn Fn(&Socket) -> bool| -> Vec<usize> {
+                (0..bound.len()).filter(|index| test(&bound[*index])).collect()
+            };
+            let by_preference = [
+                all(&|socket| of_file(socket) && file_name(&socket.0) == file_name(&wanted)),
+                all(&of_file),
+                all(&|socket| socket.0 == wanted && !in_place_of(socket)),
+            ];
+            let expected = by_preference.into_iter().find(|indexes| !indexes.is_empty());
+            let rows = bound.iter().map(|(name, file)| (name, *file));
+            prop_assert_eq!(match_unix(&wanted, leads_to, &rows), expected.unwrap_or_default());
+        }
+
+        #[test]
+        fn a_tcp_address_means_itself_in_either_notation_and_a_port_every_wildcard(
+            wanted in any_socket_address(),
+            local in any_socket_address(),
+        ) {
+            let same_port = wanted.port() == local.port();
+            let mapped = |v4: SocketAddr, v6: SocketAddr| match (v4.ip(), v6.ip()) {
+                (IpAddr::V4(v4), IpAddr::V6(v6)) => !v4.is_unspecified() && v4.to_ipv6_mapped() == v6,
+                _ => false,
+            };
+            let same_ip = wanted.ip() == local.ip() || mapped(wanted, local) || mapped(local, wanted);
+            prop_assert_eq!(match_tcp(&Address::Tcp(wanted), local), same_port && same_ip);
+            let is_wildcard = ["0.0.0.0", "::", "::ffff:0.0.0.0"].contains(&local.ip().to_string().as_str());
+            let port = Address::TcpPort(wanted.port());
+            prop_assert_eq!(match_tcp(&port, local), same_port && is_wildcard);
+            prop_assert!(!match_tcp(&Address::Unix(path("/a/one")), local));
+        }
     }
 }

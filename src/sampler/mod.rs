@@ -89,7 +89,8 @@ pub fn start(
             sleep_until(deadline);
             let started = now();
             let behind = started.saturating_sub(deadline);
-            sampler.round(started, behind > sampler.interval, |sample| {
+            let late = is_late(behind, sampler.interval);
+            sampler.round(started, late, |sample| {
                 let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
                 ledger.book(sample);
                 ledger.take_events().for_each(&tell);
@@ -102,6 +103,11 @@ pub fn start(
         .stack_size(STACK)
         .spawn(run)?;
     Ok(())
+}
+
+/// Whether a round that started `behind` its deadline did so over one interval late.
+fn is_late(behind: Duration, interval: Duration) -> bool {
+    behind > interval
 }
 
 /// The first deadline of the grid after the round that started `behind` its own.
@@ -346,6 +352,14 @@ mod tests {
         sampler.sockets.fail_once();
         assert_eq!(round(&mut sampler, 10), [(vec![false, true], 1)]);
         assert!(round(&mut sampler, 20).is_empty());
+    }
+
+    #[test]
+    fn a_round_is_late_when_it_started_more_than_one_interval_behind() {
+        let interval = Duration::from_millis(10);
+        assert!(!is_late(Duration::ZERO, interval));
+        assert!(!is_late(interval, interval));
+        assert!(is_late(interval + Duration::from_nanos(1), interval));
     }
 
     #[test]

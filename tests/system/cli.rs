@@ -2,6 +2,9 @@
 
 use std::process::{Command, Output};
 
+use clap::CommandFactory as _;
+use listen_queue_exporter::cli::Flags;
+
 use crate::common::exporter::{BINARY, Exporter};
 use crate::common::namespace::Namespace;
 use crate::common::program::directory;
@@ -13,11 +16,15 @@ fn run(arguments: &[&str]) -> Output {
 
 /// Runs it, expects this exit code, nothing on standard output, and returns the one line on standard error.
 fn refused(code: i32, arguments: &[&str]) -> String {
-    let output = run(arguments);
+    refusal(code, Command::new(BINARY).args(arguments))
+}
+
+fn refusal(code: i32, command: &mut Command) -> String {
+    let output = command.output().unwrap();
     let line = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {line}");
-    assert!(output.stdout.is_empty(), "{arguments:?}");
-    assert_eq!(line.lines().count(), 1, "{arguments:?}: {line}");
+    assert_eq!(output.status.code(), Some(code), "{command:?}: {line}");
+    assert!(output.stdout.is_empty(), "{command:?}");
+    assert_eq!(line.lines().count(), 1, "{command:?}: {line}");
     line
 }
 
@@ -60,6 +67,27 @@ fn a_bad_flag_is_one_line_that_shows_a_good_one_and_exit_2() {
         for part in parts {
             assert!(line.contains(part), "{part} in {line}");
         }
+    }
+}
+
+#[test]
+fn every_flag_can_come_from_the_environment() {
+    let _namespace = Namespace::enter();
+    let flags = Flags::command();
+    for flag in flags.get_arguments().filter_map(clap::Arg::get_long) {
+        let variable = flag.to_uppercase().replace(['.', '-'], "_");
+        let mut command = Command::new(BINARY);
+        // No flag takes this value.
+        command.env(format!("LISTEN_QUEUE_EXPORTER_{variable}"), "(");
+        // Were the variable not read, it would end all the same, for another reason.
+        let (code, other) = match flag {
+            "path.procfs" => (1, ["--web.listen-address", "192.0.2.1:1"]),
+            _ => (2, ["--path.procfs", "/nowhere"]),
+        };
+        command.args(other);
+        let line = refusal(code, &mut command);
+        let named = ["' ", "':", " "].map(|end| format!("--{flag}{end}"));
+        assert!(named.iter().any(|n| line.contains(n)), "{flag}: {line}");
     }
 }
 

@@ -1,5 +1,6 @@
 //! A listener through its life: not there yet, restarted, renamed, unlinked, replaced.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ fn started_before_the_listener_exists_it_waits_for_it() {
     let exporter = Exporter::start(&["--listener", &unix, "--listener", "tcp:127.0.0.1:8000"]);
     let names = [unix.as_str(), "tcp:127.0.0.1:8000"];
     let page = exporter.fresh();
+    assert_eq!(page.listeners(), names.into());
     for name in names {
         assert_eq!(page.of(UP, name), Some(0.0));
         assert_eq!(page.queue(name), None);
@@ -198,7 +200,7 @@ fn a_tcp_listener_that_came_back_keeps_the_drops_of_the_one_before() {
 }
 
 #[test]
-fn a_listener_replaced_every_50_ms_leaves_no_gap_and_no_series_twice() {
+fn a_listener_replaced_every_50_ms_is_hardly_ever_missing_and_no_series_is_there_twice() {
     let _namespace = Namespace::enter_alone();
     let directory = directory();
     let path = directory.path().join("g.sock");
@@ -212,19 +214,20 @@ fn a_listener_replaced_every_50_ms_leaves_no_gap_and_no_series_twice() {
     }
 
     let done = AtomicBool::new(false);
-    let (made, scrapes) = std::thread::scope(|scope| {
+    let (made, (scrapes, gaps)) = std::thread::scope(|scope| {
         let scrape = scope.spawn(|| {
-            let mut scrapes = 0;
+            let only = BTreeSet::from([name.as_str()]);
+            let (mut scrapes, mut gaps) = (0, 0);
             while !done.load(Ordering::Relaxed) {
-                for exporter in [&configured, &discovering] {
-                    // Reading the page fails on a series that is there twice.
-                    let page = exporter.scrape();
-                    assert!(page.listeners().len() <= 1, "{:?}", page.listeners());
-                }
+                // Reading a page fails on a series that is there twice.
+                let page = configured.scrape();
+                assert_eq!(page.listeners(), only);
+                gaps += u32::from(page.queue(&name) != Queue::of(0, 5));
+                assert!(discovering.scrape().listeners().is_subset(&only));
                 scrapes += 1;
                 std::thread::sleep(Duration::from_millis(20));
             }
-            scrapes
+            (scrapes, gaps)
         });
         let start = Instant::now();
         let mut made = 0_u32;
@@ -238,6 +241,11 @@ fn a_listener_replaced_every_50_ms_leaves_no_gap_and_no_series_twice() {
         (made, scrape.join().unwrap())
     });
     assert!(scrapes >= 100, "{scrapes} scrapes in 10 s");
+    // A look between bind(2) and listen(2), or between the old socket and the new file, finds nobody; the next is 50 ms later.
+    assert!(
+        gaps * 4 <= scrapes,
+        "{gaps} of {scrapes} scrapes without it"
+    );
     let _client = connect(&path).unwrap();
     for exporter in [&configured, &discovering] {
         let page = exporter.when("the last listener", |page| {

@@ -98,11 +98,10 @@ fn a_client_that_never_ends_its_header_is_dropped() {
         Ok(_) => {}
         Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
     }
-    assert!(
-        start.elapsed() >= Duration::from_secs(4),
-        "{:?}",
-        start.elapsed()
-    );
+    // Told: five seconds. A machine that does other things at once gets some more.
+    let expected = Duration::from_secs(4)..Duration::from_secs(10);
+    let elapsed = start.elapsed();
+    assert!(expected.contains(&elapsed), "{elapsed:?}");
     assert_eq!(exporter.get("/metrics").status, 200);
 }
 
@@ -217,7 +216,7 @@ fn clients_that_read_slowly_are_dropped_and_hold_nobody_up_for_long() {
 }
 
 #[test]
-fn every_flag_can_come_from_the_environment() {
+fn several_listeners_can_come_from_the_environment() {
     let _namespace = Namespace::enter();
     let _listener = Listener::abstract_unix(b"name", 5);
     let _other = Listener::abstract_unix(b"other", 6);
