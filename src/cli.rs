@@ -116,8 +116,8 @@ pub struct Flags {
     )]
     pub nginx_syslog_mode: u32,
 
-    /// Count refused connects in the kernel with eBPF, whoever makes them. Needs a build with the feature ebpf and the capabilities BPF and
-    /// PERFMON; without them the log says so and everything else works.
+    /// Count refused connects in the kernel with eBPF, whoever makes them. Needs a build with the feature ebpf, or it is a bad flag, and the
+    /// capabilities BPF and PERFMON; without these the log says so and everything else works.
     #[arg(
         long,
         help_heading = "Refused connects",

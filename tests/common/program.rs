@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-/// Python programs that `tests/install.sh` installed.
+/// Python programs, and kubectl, that `tests/install.sh` installed.
 const TOOLS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/bin");
 
 /// A command for a program that `tests/install.sh base` installs.

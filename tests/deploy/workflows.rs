@@ -5,7 +5,7 @@ use std::path::Path;
 use regex_lite::Regex;
 
 use crate::common::program;
-use crate::files::{ROOT, all, container_tool, yaml};
+use crate::files::{ROOT, all, container_tool, read, yaml};
 
 const FOLDER: &str = ".github/workflows";
 
@@ -60,5 +60,20 @@ fn no_job_has_rights_by_default_and_no_script_has_foreign_text_in_it() {
                 }
             }
         }
+    }
+}
+
+#[test]
+fn what_the_tests_need_is_installed_by_the_project_itself() {
+    let job = &yaml(&read(format!("{FOLDER}/ci.yaml")))[0]["jobs"]["test"];
+    let scripts: Vec<&str> = job["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|step| step["run"].as_str())
+        .collect();
+    assert!(scripts.contains(&"bash .ci/run"), "{scripts:?}");
+    for installs in ["apt", "curl", "npm", "pip"] {
+        assert!(!scripts.concat().contains(installs), "{installs}");
     }
 }
