@@ -179,7 +179,7 @@ mod tests {
     #[test]
     fn a_source_is_told_with_why_it_failed_and_that_it_works_again() {
         let failed = json!({
-            "level": "WARN", "message": "source failed: its figures are absent",
+            "level": "WARN", "message": "source failed: what it could not read is absent",
             "source": "unix_diag", "reason": "no answer within 500 ms",
         });
         let event = Event::SourceFailed(Source::UnixDiag, "no answer within 500 ms".to_owned());

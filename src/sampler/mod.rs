@@ -26,7 +26,7 @@ use crate::kernel::process::ProcessReader;
 use crate::kernel::sysctl::Sysctls;
 use crate::ledger::{Event, Ledger};
 use crate::refusals::{Ebpf, Witness};
-use crate::sample::{Sample, Slow, Source};
+use crate::sample::{Absence, Presence, Sample, Slow, Source, Watched};
 use blocked::Blocked;
 use looks::Looks;
 use refused::Refusals;
@@ -203,6 +203,14 @@ impl Sampler {
             self.next_hunt = started + HUNTING_INTERVAL;
             self.sockets.list(&mut sample.outcomes);
             self.watcher.resolve(&mut self.sockets, sample);
+            let is_unlisted = |watched: &Watched| {
+                watched.presence == Presence::Missing(Absence::NoListenerOfFile)
+            };
+            // A socket that was renamed into place after the listing is in the next one.
+            if !listing_is_due && sample.listeners.iter().any(is_unlisted) {
+                self.sockets.list(&mut sample.outcomes);
+                self.watcher.resolve(&mut self.sockets, sample);
+            }
         }
         if listing_is_due {
             self.next_listing = started + LISTING_INTERVAL;
