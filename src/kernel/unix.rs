@@ -230,6 +230,7 @@ fn file(vfs: &Vfs) -> FileId {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::process::{Resource, getrlimit, setrlimit};
     use std::os::unix::net::{UnixListener as Listener, UnixStream};
 
     fn inode(socket: &impl std::os::fd::AsFd) -> u32 {
@@ -282,6 +283,10 @@ mod tests {
 
     #[test]
     fn a_queue_that_is_too_long_to_list_still_has_a_depth() {
+        // A login's soft limit is below the clients of this test.
+        let mut files = getrlimit(Resource::Nofile);
+        files.current = files.maximum;
+        setrlimit(Resource::Nofile, files).unwrap();
         let (listener, address) = listen(2000);
         let mut channel = Channel::open().unwrap();
         let id = id(&mut channel, &listener);
