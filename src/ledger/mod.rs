@@ -432,6 +432,11 @@ mod tests {
         }
     }
 
+    fn totals(ledger: &Ledger) -> Totals {
+        let listener = ledger.view().listener("unix:/a").unwrap();
+        listener.totals.clone().unwrap()
+    }
+
     fn kinds(ledger: &mut Ledger) -> Vec<&'static str> {
         let kind = |event| match event {
             Event::Found(..) => "found",
@@ -452,13 +457,7 @@ mod tests {
         ledger.book(&sample(20, vec![]));
         assert!(ledger.view().listeners.is_empty());
         ledger.book(&sample(30, vec![watched("unix:/a", 2, 6)]));
-        let totals = ledger
-            .view()
-            .listener("unix:/a")
-            .unwrap()
-            .totals
-            .clone()
-            .unwrap();
+        let totals = totals(&ledger);
         assert_eq!((totals.full_episodes, totals.replacements), (2, 1));
         assert_eq!(kinds(&mut ledger), ["found", "full", "gone", "replaced"]);
     }
@@ -515,13 +514,7 @@ mod tests {
             ledger.book(&sample(at_ms, vec![watched("unix:/a", 1, depth)]));
         }
         assert_eq!(kinds(&mut ledger), ["found", "full", "full"]);
-        let totals = ledger
-            .view()
-            .listener("unix:/a")
-            .unwrap()
-            .totals
-            .clone()
-            .unwrap();
+        let totals = totals(&ledger);
         assert_eq!(totals.full_episodes, 6000);
     }
 
