@@ -146,13 +146,16 @@ impl Exporter {
 
     /// A page whose newest round started after this was called.
     pub(crate) fn fresh(&self) -> Page {
-        let rounds = |page: &Page| {
-            page.get("listen_queue_samples_total")
-                .expect("always there")
-        };
-        // One round may be under way.
-        let enough = rounds(&self.scrape()) + 2.0;
-        self.when("two more rounds", |page| rounds(page) >= enough)
+        // What is booked next may be rounds from before: quiet ones are kept for a while, and one may be under way.
+        let next = self.after(&self.scrape());
+        self.after(&next)
+    }
+
+    /// The first page with more rounds than that one.
+    fn after(&self, page: &Page) -> Page {
+        let rounds = |page: &Page| page.get("listen_queue_samples_total");
+        let before = rounds(page).expect("always there");
+        self.when("another round", |page| rounds(page) > Some(before))
     }
 
     /// The first page of which it is so.

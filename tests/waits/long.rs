@@ -32,6 +32,8 @@ fn check(depth: u32) {
     let exporter = Exporter::start(&["--listener", NAME, "--listener", BESIDE]);
     exporter.shows(NAME);
     let _one = connect_abstract(b"beside").unwrap();
+    // A connection's age is 0 in the round that sees it first.
+    exporter.when("its age", |page| page.of(OLDEST, BESIDE) > Some(0.0));
     let connect = |count: u32| (0..count).map(|_| connect_abstract(b"long").unwrap());
     let mut clients: Vec<_> = connect(LISTED).collect();
     let shows = |depth: u32, abandoned: Option<f64>| {
