@@ -163,7 +163,7 @@ pub const TABLE: &[Metric] = &[
         kind: Kind::Gauge,
         labels: LISTENER,
         when: "unix, the listener is found and /proc/net/unix can be read",
-        help: "connect() calls that sleep because the queue is full, as of the last look at most 0.1 s ago; 0 while it is not full. Connects that do not block (nginx) never sleep: they fail. Kernel: RefCount of /proc/net/unix less the listener's own two.",
+        help: "connect() calls that sleep because the queue is full, as of the last look at most 0.1 s ago; looked at while it is full and until nobody sleeps, otherwise 0. Connects that do not block (nginx) never sleep: they fail. Kernel: RefCount of /proc/net/unix less the listener's own two.",
         collect: |view, out| out.each(view, |l| l.waits.blocked.map(count)),
     },
     Metric {

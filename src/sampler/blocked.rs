@@ -1,5 +1,5 @@
-//! Connects that sleep before full unix queues: looked at only while a queue is full, and ten times a second at most, because the
-//! table has a line for every unix socket of the namespace.
+//! Connects that sleep before full unix queues: looked at only while a queue is full or somebody sleeps, and ten times a second at
+//! most, because the table has a line for every unix socket of the namespace.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -17,8 +17,8 @@ pub(super) struct Blocked {
     /// Absent when it cannot be read.
     table: Option<UnixTable>,
     next_look: Duration,
-    /// The sockets that were full at the last look and in every round since, by id.
-    full: Vec<(SocketId, Look)>,
+    /// What the last look saw, by id; nothing once it is too old.
+    seen: Vec<(SocketId, Look)>,
 }
 
 /// What the table says of a socket.
@@ -36,37 +36,49 @@ impl Blocked {
             procfs: procfs.to_owned(),
             table: UnixTable::open(procfs).ok(),
             next_look: Duration::ZERO,
-            full: Vec::new(),
+            seen: Vec::new(),
         }
     }
 
     /// Looks at the full queues of the round that started at `now`, if it is time to.
     pub(super) fn look(&mut self, now: Duration, sockets: &Sockets, outcomes: &mut Outcomes) {
-        self.full.retain(|(id, _)| sockets.is_full(*id));
-        if now < self.next_look || sockets.full_unix().next().is_none() {
+        if now < self.next_look {
             return;
         }
+        // Each accept wakes one connect, and that takes a moment to fill the queue again, while the others sleep on.
+        self.seen.retain(|(id, look)| {
+            matches!(look, Look::Blocked(1..))
+                && sockets.reading(*id).is_some_and(|(r, _)| !r.full())
+        });
+        let sleepers = self.seen.drain(..).map(|(id, _)| id);
+        let looked_at = sleepers.chain(sockets.full_unix());
+        self.seen = looked_at.map(|id| (id, Look::Nothing)).collect();
+        if self.seen.is_empty() {
+            return;
+        }
+        self.seen.sort_unstable_by_key(|(id, _)| *id);
         self.next_look = now + INTERVAL;
-        self.full.clear();
-        let full = sockets.full_unix().map(|id| (id, Look::Nothing));
-        self.full.extend(full);
         let outcome = self.read();
         if outcome.is_err() {
             self.table = None;
-            self.full.clear();
+            self.seen.clear();
         }
         outcomes.push((Source::ProcNetUnix, outcome.map_err(|e| e.to_string())));
     }
 
-    /// How many connects sleep before a socket. Nobody does while it is not full.
+    /// Whether the next look is due, or this one is to be forgotten, though no queue is full.
+    pub(super) fn is_pending(&self) -> bool {
+        !self.seen.is_empty()
+    }
+
+    /// How many connects sleep before a socket, as of the last look; unless there was one, nobody does while it is not full.
     pub(super) fn before(&self, reading: &Reading) -> Option<u32> {
-        if !reading.full() {
-            return self.table.as_ref().map(|_| 0);
-        }
-        let place = self.full.binary_search_by_key(&reading.id, |(id, _)| *id);
-        match place.ok().and_then(|place| self.full.get(place)) {
+        let place = self.seen.binary_search_by_key(&reading.id, |(id, _)| *id);
+        match place.ok().and_then(|place| self.seen.get(place)) {
             Some((_, Look::Blocked(count))) => Some(*count),
-            _ => None,
+            Some(_) => None,
+            None if reading.full() => None,
+            None => self.table.as_ref().map(|_| 0),
         }
     }
 
@@ -75,10 +87,10 @@ impl Blocked {
             Some(table) => table,
             None => self.table.insert(UnixTable::open(&self.procfs)?),
         };
-        let full = &mut self.full;
+        let seen = &mut self.seen;
         table.read(|row| {
-            let place = full.binary_search_by_key(&row.inode, |(id, _)| id.inode);
-            if let Some((_, look)) = place.ok().and_then(|place| full.get_mut(place)) {
+            let place = seen.binary_search_by_key(&row.inode, |(id, _)| id.inode);
+            if let Some((_, look)) = place.ok().and_then(|place| seen.get_mut(place)) {
                 *look = match look {
                     Look::Nothing => Look::Blocked(row.blocked),
                     Look::Blocked(_) | Look::Contradiction => Look::Contradiction,

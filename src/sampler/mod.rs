@@ -178,8 +178,9 @@ impl Sampler {
         let hunt_is_due = started < self.hunting_ends && started >= self.next_hunt;
         let all_found = self.sockets.read(&mut self.outcomes);
         let is_lost = !all_found || self.outcomes.iter().any(|(_, outcome)| outcome.is_err());
-        let is_quiet =
-            !(listing_is_due || hunt_is_due || is_lost || late) && self.sockets.are_quiet();
+        let is_quiet = !(listing_is_due || hunt_is_due || is_lost || late)
+            && self.sockets.are_quiet()
+            && !self.blocked.is_pending();
         if is_quiet {
             self.quiet.push(Quiet {
                 at: started,
@@ -360,6 +361,57 @@ mod tests {
         sampler.sockets.fail_once();
         assert_eq!(round(&mut sampler, 10), [(vec![false, true], 1)]);
         assert!(round(&mut sampler, 20).is_empty());
+    }
+
+    #[test]
+    fn blocked_connects_sleep_on_while_an_accept_leaves_room_for_a_moment() {
+        let (mut sampler, listener, address) = sampler_of("blocked");
+        let procfs = tempfile::tempdir().unwrap();
+        let table = procfs.path().join("net/unix");
+        std::fs::create_dir(procfs.path().join("net")).unwrap();
+        let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
+        let sleep = |count: u32| {
+            let references = 2 + count;
+            let row = format!("0: {references:08X} 00000000 00010000 0001 01 {inode} @name\n");
+            std::fs::write(&table, row).unwrap();
+        };
+        sleep(5);
+        sampler.blocked = Blocked::new(procfs.path());
+        let mut round = |at_ms: u64| {
+            let mut booked = Vec::new();
+            sampler.round(Duration::from_millis(at_ms), false, |sample| {
+                let watched = &sample.listeners[0];
+                booked.push((watched.readings[0].depth, watched.waiting.blocked));
+            });
+            booked
+        };
+        rustix::net::listen(&listener, 1).unwrap();
+        let connect = || UnixStream::connect_addr(&address).unwrap();
+        assert_eq!(round(0), [(0, Some(0))]);
+        let _clients = [connect(), connect()];
+        assert_eq!(round(10), [(2, Some(5))]);
+        listener.accept().unwrap();
+        sleep(4);
+        assert_eq!(round(100), [(1, Some(5))], "as of the last look");
+        assert_eq!(round(110), [(1, Some(4))]);
+        let _client = connect();
+        assert_eq!(round(200), [(2, Some(4))]);
+        (0..2).for_each(|_| drop(listener.accept().unwrap()));
+        sleep(0);
+        assert_eq!(round(210), [(0, Some(0))]);
+        assert_eq!(round(300), [(0, Some(0))]);
+        // Nobody sleeps and nothing is full: there is nothing to look at.
+        sleep(9);
+        assert_eq!(round(310), [(0, Some(0))]);
+        assert!(round(320).is_empty());
+        assert_eq!(round(1000), [(0, Some(0)), (0, Some(0))]);
+        let _clients = [connect(), connect()];
+        assert_eq!(round(1010), [(2, Some(9))]);
+        (0..2).for_each(|_| drop(listener.accept().unwrap()));
+        std::fs::write(&table, "").unwrap();
+        assert_eq!(round(1020), [(0, Some(9))]);
+        assert_eq!(round(1110), [(0, None)], "the table does not have it");
+        assert_eq!(round(1210), [(0, Some(0))]);
     }
 
     #[test]

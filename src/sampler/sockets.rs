@@ -206,11 +206,6 @@ impl Sockets {
             .map(|socket| socket.reading.id)
     }
 
-    /// Whether this socket is watched and its queue is full.
-    pub(super) fn is_full(&self, id: SocketId) -> bool {
-        self.reading(id).is_some_and(|(reading, _)| reading.full())
-    }
-
     /// Where a watched TCP socket listens.
     pub(super) fn bound(&self, id: SocketId) -> Option<Bound> {
         let place = self.tcp.binary_search_by_key(&id, |listener| listener.id);

@@ -100,9 +100,9 @@ fn as_many_connects_are_blocked_as_sleep_before_a_full_queue() {
     while accepted.len() < 53 {
         accepted.push(wait::until("a connection", || listener.accept()));
     }
-    let idle = exporter.fresh();
+    exporter.fresh();
+    let idle = exporter.when("a look", |page| page.of(BLOCKED, name) == Some(0.0));
     assert_eq!(idle.queue(name), Queue::of(0, 2));
-    assert_eq!(idle.of(BLOCKED, name), Some(0.0));
     for waiter in waiters {
         waiter.connect.join().unwrap().unwrap();
     }
