@@ -94,6 +94,15 @@ pub struct Flags {
     )]
     pub web_telemetry_path: String,
 
+    /// File with TLS, users and headers, in the format of the Prometheus exporter-toolkit. Read again at each connection and request.
+    #[arg(
+        long = "web.config.file",
+        value_name = "PATH",
+        help_heading = "Web",
+        env = "LISTEN_QUEUE_EXPORTER_WEB_CONFIG_FILE"
+    )]
+    pub web_config_file: Option<PathBuf>,
+
     /// Receive nginx's error log here, to count refused connects: unix:/path (a socket file that the exporter makes) or udp:IP:PORT. nginx
     /// sends it with: error_log syslog:server=unix:/path,nohostname error;
     #[arg(

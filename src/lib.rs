@@ -24,13 +24,14 @@
 //! | [`refusals`] | witnesses of refused unix connects: nginx's log, a hook in the kernel |
 //! | [`metrics`] | one table of every metric, and the page made from it |
 //! | [`report`] | the same figures as data, and why each limit is what it is |
-//! | [`http`] | routes, the live page, connection limits |
+//! | [`http`] | routes, the live page, connection limits, TLS and passwords |
 //! | [`check`] | one look at the terminal: a table, diagnoses, an exit code |
 //! | [`cli`], [`duration`], [`logging`], [`journal`] | flags, how durations are written, how log lines look, which line an event gets |
 //!
 //! # What does not happen
 //!
-//! - Nothing outside [`kernel`] and [`refusals`] opens a file or a socket to learn something; `main` opens those that it serves on.
+//! - Nothing outside [`kernel`] and [`refusals`] opens a file or a socket to learn something; `main` opens those that it serves on, and
+//!   [`http`] the web config and what it names.
 //! - Nothing in [`kernel`] knows a metric, a label or a clock.
 //! - [`ledger`] and [`metrics`] read no clock and do no I/O: samples and instants come in, values go out.
 //! - The sampler waits neither for a scrape nor for the log; a scrape copies the figures under the lock and renders without it.
@@ -38,6 +39,7 @@
 //! - A decoder does not panic, whatever the bytes; text from outside is printed one to one and never splits a line.
 //! - A failed source fails no scrape: its series are absent and `listen_queue_source_up` is 0.
 //! - The application's sockets and files are never connected to, written or locked.
+//! - A file that protects the page opens no door when it goes wrong: what was protected stays so until a restart.
 //! - There is no `unsafe` code; the eBPF program is C, and libbpf loads it.
 
 // Not in Cargo.toml: tests/ may unwrap.

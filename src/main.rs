@@ -4,13 +4,13 @@
 
 use std::io::{self, Write as _};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 
 use anyhow::Context as _;
 use listen_queue_exporter::cli::{self, Options, Order};
-use listen_queue_exporter::http::{self, App, Pages, Streams};
+use listen_queue_exporter::http::{self, App, Pages, Streams, WebConfig};
 use listen_queue_exporter::kernel::namespace;
 use listen_queue_exporter::ledger::Ledger;
 use listen_queue_exporter::refusals::{Ebpf, Receiver, SyslogAddress, Witness};
@@ -57,6 +57,7 @@ fn run(options: Options) -> anyhow::Result<()> {
     let (flags, selection) = (options.flags, options.selection);
     let _log = logging::start(flags.log_level, flags.log_format).context("cannot start the log")?;
     check_procfs(&selection.procfs)?;
+    let web_config = flags.web_config_file.map(open_web_config).transpose()?;
     let listeners = bind(&options.addresses)?;
     let ledger = Arc::new(Mutex::new(Ledger::new(
         selection.interval,
@@ -96,7 +97,7 @@ fn run(options: Options) -> anyhow::Result<()> {
         .enable_all()
         .build()
         .context("cannot start the HTTP runtime")?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         let shutdown = shutdown(streams)?;
         sampler::start(config, ledger, move |event| {
             // A full channel drops the line, never the round.
@@ -107,10 +108,17 @@ fn run(options: Options) -> anyhow::Result<()> {
         for listener in &listeners {
             tracing::info!(address = %listener.local_addr()?, "listening");
         }
-        http::serve(listeners, http::router(app), http::LIMITS, shutdown)
+        let mut router = http::router(app);
+        if let Some(config) = &web_config {
+            router = http::protect(router, Arc::clone(config));
+        }
+        http::serve(listeners, router, web_config, http::LIMITS, shutdown)
             .await
             .context("cannot serve")
-    })
+    });
+    // A password that is still being checked is waited for by nobody.
+    runtime.shutdown_background();
+    outcome
 }
 
 /// The figures come from below here, so a wrong path is told at once.
@@ -123,6 +131,13 @@ fn check_procfs(procfs: &Path) -> anyhow::Result<()> {
             procfs.display()
         )
     })
+}
+
+fn open_web_config(path: PathBuf) -> anyhow::Result<Arc<WebConfig>> {
+    let printed = path.display().to_string();
+    let config = WebConfig::open(path)
+        .map_err(|error| anyhow::anyhow!("cannot use --web.config.file {printed}: {error}"))?;
+    Ok(Arc::new(config))
 }
 
 fn bind(addresses: &[cli::ServeAddress]) -> anyhow::Result<Vec<TcpListener>> {

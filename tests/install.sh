@@ -42,7 +42,7 @@ need_cargo() {
 
 base() {
   need_cargo
-  apt gcc libc6-dev make python3 python3-venv util-linux mount iproute2 btrfs-progs nginx-light prometheus curl strace
+  apt gcc libc6-dev make python3 python3-venv util-linux mount iproute2 btrfs-progs nginx-light openssl prometheus curl strace
   pip 'gunicorn==27.*' grafana-foundation-sdk pyyaml
 }
 

@@ -11,10 +11,12 @@ use futures_util::FutureExt as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use super::bounded::Bounded;
+use super::web_config::WebConfig;
 
 /// Bounds on what clients may take.
 #[derive(Debug, Clone, Copy)]
@@ -40,13 +42,14 @@ pub const LIMITS: Limits = Limits {
 /// Longest request header in bytes.
 const LONGEST_HEADER: usize = 16 * 1024;
 
-/// Serves until `shutdown` resolves, then finishes the answers under way.
+/// Serves until `shutdown` resolves, then finishes the answers under way. The web config says whether connections are TLS.
 ///
 /// # Errors
 /// When a listener cannot be used with the runtime.
 pub async fn serve(
     listeners: Vec<std::net::TcpListener>,
     router: Router,
+    web_config: Option<Arc<WebConfig>>,
     limits: Limits,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
@@ -58,6 +61,7 @@ pub async fn serve(
         let acceptor = Acceptor {
             listener: TcpListener::from_std(listener)?,
             router: router.clone(),
+            web_config: web_config.clone(),
             limits,
             free: free.clone(),
             ended: ended.clone(),
@@ -80,6 +84,7 @@ pub async fn serve(
 struct Acceptor {
     listener: TcpListener,
     router: Router,
+    web_config: Option<Arc<WebConfig>>,
     limits: Limits,
     free: Arc<Semaphore>,
     ended: watch::Receiver<()>,
@@ -118,43 +123,70 @@ impl Acceptor {
     }
 
     fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
-        let (router, ended) = (self.router.clone(), self.ended.clone());
-        tokio::spawn(connection(stream, router, self.limits, ended, permit));
+        let connection = Connection {
+            router: self.router.clone(),
+            limits: self.limits,
+            ended: self.ended.clone(),
+            _permit: permit,
+        };
+        tokio::spawn(connection.begin(stream, self.web_config.clone()));
     }
 }
 
-async fn connection(
-    stream: TcpStream,
+struct Connection {
     router: Router,
     limits: Limits,
-    mut ended: watch::Receiver<()>,
+    ended: watch::Receiver<()>,
     _permit: OwnedSemaphorePermit,
-) {
-    let vanished = u32::try_from(limits.answer.as_millis()).unwrap_or(u32::MAX);
-    // What the kernel has taken is not sent for ever to a client that is no more.
-    if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, vanished) {
-        tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
-    }
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.header)
-        .max_buf_size(LONGEST_HEADER)
-        .serve_connection(
-            TokioIo::new(Bounded::new(stream, limits.answer)),
-            TowerToHyperService::new(router),
-        );
-    let mut served = std::pin::pin!(served);
-    let outcome = tokio::select! {
-        // A request that has arrived is read before the end is seen: an idle connection would be closed.
-        biased;
-        outcome = served.as_mut() => outcome,
-        _ = ended.changed() => {
-            served.as_mut().graceful_shutdown();
-            served.await
+}
+
+impl Connection {
+    async fn begin(self, stream: TcpStream, web_config: Option<Arc<WebConfig>>) {
+        let Ok(tls) = web_config.map_or(Ok(None), |config| config.tls()) else {
+            return tracing::debug!("a connection was closed: there is no TLS for it");
+        };
+        let vanished = u32::try_from(self.limits.answer.as_millis()).unwrap_or(u32::MAX);
+        // What the kernel has taken is not sent for ever to a client that is no more.
+        if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, vanished) {
+            tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
         }
-    };
-    if let Err(error) = outcome {
-        tracing::debug!(%error, "a connection ended early");
+        // A handshake's messages and an answer's parts would wait for each other's acknowledgement, 40 ms each time.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "cannot set TCP_NODELAY");
+        }
+        let stream = Bounded::new(stream, self.limits.answer);
+        let Some(tls) = tls else {
+            return self.converse(stream).await;
+        };
+        match tokio::time::timeout(self.limits.header, tls.accept(stream)).await {
+            Ok(Ok(stream)) => self.converse(stream).await,
+            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
+            Err(_) => tracing::debug!("a TLS handshake took too long"),
+        }
+    }
+
+    async fn converse(mut self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header)
+            .max_buf_size(LONGEST_HEADER)
+            .serve_connection(
+                TokioIo::new(stream),
+                TowerToHyperService::new(self.router.clone()),
+            );
+        let mut served = std::pin::pin!(served);
+        let outcome = tokio::select! {
+            // A request that has arrived is read before the end is seen: an idle connection would be closed.
+            biased;
+            outcome = served.as_mut() => outcome,
+            _ = self.ended.changed() => {
+                served.as_mut().graceful_shutdown();
+                served.await
+            }
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "a connection ended early");
+        }
     }
 }
 

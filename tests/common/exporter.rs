@@ -58,12 +58,17 @@ impl Exporter {
     }
 
     pub(crate) fn spawn(command: Command) -> Self {
+        Self::listening(command, None).ready()
+    }
+
+    /// Starts it where a plain request gets no answer.
+    pub(crate) fn spawn_closed(command: Command) -> Self {
         Self::listening(command, None)
     }
 
     /// Starts it on an address that it logs as `logged` and that is reached at `address`.
     pub(crate) fn spawn_elsewhere(command: Command, logged: &str, address: SocketAddr) -> Self {
-        Self::listening(command, Some((logged, address)))
+        Self::listening(command, Some((logged, address))).ready()
     }
 
     fn listening(mut command: Command, elsewhere: Option<(&str, SocketAddr)>) -> Self {
@@ -89,13 +94,16 @@ impl Exporter {
             assert_eq!(logged, expected.parse().expect("an address"));
             Some(address)
         });
-        let exporter = Self {
+        Self {
             process,
             log,
             address,
-        };
-        wait::until_true("the first round", || exporter.get("/-/ready").status == 200);
-        exporter
+        }
+    }
+
+    fn ready(self) -> Self {
+        wait::until_true("the first round", || self.get("/-/ready").status == 200);
+        self
     }
 
     pub(crate) fn address(&self) -> SocketAddr {

@@ -81,7 +81,7 @@ fn every_flag_can_come_from_the_environment() {
         command.env(format!("LISTEN_QUEUE_EXPORTER_{variable}"), "(");
         // Were the variable not read, it would end all the same, for another reason.
         let (code, other) = match flag {
-            "path.procfs" => (1, ["--web.listen-address", "192.0.2.1:1"]),
+            "path.procfs" | "web.config.file" => (1, ["--web.listen-address", "192.0.2.1:1"]),
             _ => (2, ["--path.procfs", "/nowhere"]),
         };
         command.args(other);

@@ -24,3 +24,4 @@ mod scale;
 mod stall;
 mod tcp;
 mod unix;
+mod web_config;

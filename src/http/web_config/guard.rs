@@ -1,0 +1,52 @@
+//! Lets through who may ask, and adds the headers.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse as _, Response};
+use headers::authorization::Basic;
+use headers::{Authorization, HeaderMapExt as _};
+
+use super::{Loaded, WebConfig};
+
+/// The routes, for those who may use them.
+pub fn protect(router: Router, config: Arc<WebConfig>) -> Router {
+    router.layer(middleware::from_fn_with_state(config, guard))
+}
+
+async fn guard(State(config): State<Arc<WebConfig>>, request: Request, next: Next) -> Response {
+    let Some(loaded) = config.current() else {
+        let reason = "the web config cannot be used: see the exporter's log\n";
+        return (StatusCode::INTERNAL_SERVER_ERROR, reason).into_response();
+    };
+    let mut answer = if config.admits(&loaded, request.headers()).await {
+        next.run(request).await
+    } else {
+        let challenge = [(WWW_AUTHENTICATE, "Basic")];
+        (StatusCode::UNAUTHORIZED, challenge, "Unauthorized\n").into_response()
+    };
+    for (name, value) in &loaded.headers {
+        let headers = answer.headers_mut();
+        headers.entry(name).or_insert_with(|| value.clone());
+    }
+    answer
+}
+
+impl WebConfig {
+    async fn admits(&self, loaded: &Loaded, headers: &HeaderMap) -> bool {
+        if loaded.users.is_empty() {
+            return true;
+        }
+        let Some(Authorization(basic)) = headers.typed_get::<Authorization<Basic>>() else {
+            return false;
+        };
+        let (user, password) = (basic.username(), basic.password());
+        self.passwords
+            .are_right(&loaded.users, user, password)
+            .await
+    }
+}
