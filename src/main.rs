@@ -48,7 +48,9 @@ fn main() -> ExitCode {
     }
 }
 
+/// Says it on one line, whatever is in it.
 fn complain(line: std::fmt::Arguments) {
+    let line = line.to_string().replace(char::is_control, " ");
     // The exit code tells, too, where standard error cannot be written.
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -95,6 +97,8 @@ fn run(options: Options) -> anyhow::Result<()> {
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        // For passwords, which are checked one at a time.
+        .max_blocking_threads(1)
         .build()
         .context("cannot start the HTTP runtime")?;
     let outcome = runtime.block_on(async {

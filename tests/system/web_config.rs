@@ -2,12 +2,14 @@
 
 use std::fs;
 use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use headers::authorization::{Authorization, Credentials as _};
 use listen_queue_exporter::http::WebConfig;
+use rustix::process::Signal;
 
 use crate::common::exporter::Exporter;
 use crate::common::http::connect;
@@ -18,6 +20,9 @@ use crate::common::wait;
 
 const TLS: &str = "tls_server_config:\n  cert_file: server.pem\n  key_file: server.key\n";
 const MUTUAL: &str = "  client_auth_type: RequireAndVerifyClientCert\n  client_ca_file: ca.pem\n";
+
+/// Of nobody's password.
+const HASH: &str = "$2y$10$abcdefghijklmnopqrstuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuu";
 
 /// A directory with certificates, and a web config.
 struct Site(tempfile::TempDir);
@@ -176,6 +181,24 @@ fn versions_suites_and_curves_are_those_of_the_config() {
         &with(gcm),
         &with(chacha),
     );
+    let preferred = |config: &str| {
+        let suites =
+            "[TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]";
+        site.write(&format!("{TLS}  cipher_suites: {suites}\n{config}"));
+        let mut openssl = program::command("openssl");
+        openssl.args(["s_client", "-connect", &exporter.address().to_string()]);
+        openssl.args(["-tls1_2", "-alpn", "h2,http/1.1", "-cipher"]);
+        openssl.arg(format!("{gcm}:ECDHE-ECDSA-AES256-GCM-SHA384"));
+        let shown = program::run(openssl.stdin(Stdio::null()));
+        assert!(shown.contains("ALPN protocol: http/1.1"), "{shown}");
+        assert!(!shown.contains("TLS session ticket"), "{shown}");
+        shown.contains("Cipher is ECDHE-ECDSA-AES256-GCM-SHA384")
+    };
+    assert!(preferred(""), "the server's");
+    assert!(
+        !preferred("  prefer_server_cipher_suites: false\n"),
+        "the client's"
+    );
     only(
         "  curve_preferences: [CurveP521, CurveP384]\n",
         &["--curves", "P-384"],
@@ -190,19 +213,24 @@ fn only_clients_with_a_certificate_of_the_authority_are_let_in() {
     site.certify("other", "basicConstraints=critical,CA:TRUE", None);
     site.certify("friend", "subjectAltName=DNS:prometheus", Some("ca"));
     site.certify("stranger", "subjectAltName=DNS:prometheus", Some("other"));
-    let exporter = site.start(&format!("{TLS}{MUTUAL}"));
+    let if_given = MUTUAL.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven");
+    let exporter = site.start(&format!("{TLS}{if_given}"));
+    assert_eq!(site.ask(&exporter, None, &[]), Ok(200));
+    assert_eq!(site.ask(&exporter, Some("friend"), &[]), Ok(200));
+    assert!(site.ask(&exporter, Some("stranger"), &[]).is_err());
+    site.write(&format!("{TLS}{if_given}  client_allowed_sans: [other]\n"));
+    assert_eq!(site.ask(&exporter, None, &[]), Ok(200));
+    assert!(site.ask(&exporter, Some("friend"), &[]).is_err());
+
+    site.write(&format!(
+        "{TLS}{MUTUAL}  client_allowed_sans: [prometheus]\n"
+    ));
     assert_eq!(site.ask(&exporter, Some("friend"), &[]), Ok(200));
     for version in ["1.2", "1.3"] {
         let version = ["--tls-max", version];
         assert!(site.ask(&exporter, None, &version).is_err());
         assert!(site.ask(&exporter, Some("stranger"), &version).is_err());
     }
-
-    let if_given = MUTUAL.replace("RequireAndVerifyClientCert", "VerifyClientCertIfGiven");
-    site.write(&format!("{TLS}{if_given}"));
-    assert_eq!(site.ask(&exporter, None, &[]), Ok(200));
-    assert_eq!(site.ask(&exporter, Some("friend"), &[]), Ok(200));
-    assert!(site.ask(&exporter, Some("stranger"), &[]).is_err());
 }
 
 #[test]
@@ -242,7 +270,7 @@ fn of_the_clients_with_a_certificate_those_with_an_allowed_name_are_let_in() {
 fn users_get_in_with_their_own_password_and_nobody_else_anywhere() {
     let _namespace = Namespace::enter();
     let site = Site::new();
-    let exporter = site.start(&users(&[("ann", "a:b"), ("bob", "ü"), ("7", "seven")]));
+    let exporter = site.start(&users(&[("ann", "a:b"), ("bob", "ü"), ("'7'", "seven")]));
     let server = exporter.address();
     let get = |path: &str, header: &str| crate::common::http::get(server, path, &[header]);
     for (user, password) in [("ann", "a:b"), ("bob", "ü"), ("7", "seven")] {
@@ -285,28 +313,29 @@ fn a_user_who_is_taken_out_is_out_on_an_open_connection_too() {
     let _namespace = Namespace::enter();
     let site = Site::new();
     let hash = bcrypt::hash("same", 4).unwrap();
-    let both = format!("basic_auth_users:\n  ann: {hash}\n  bob: {hash}\n");
-    let exporter = site.start(&both);
-    let mut connection = connect(exporter.address());
-    let mut ask = |user: &str| {
+    let exporter = site.start(&format!(
+        "basic_auth_users:\n  ann: {hash}\n  bob: {hash}\n"
+    ));
+    let ask = |connection: &mut TcpStream, user: &str| {
         let header = authorization(user, "same");
-        write!(
-            connection,
-            "GET /-/ready HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n"
-        )
-        .unwrap();
-        let mut answer = [0; 4096];
-        let length = connection.read(&mut answer).unwrap();
-        String::from_utf8(answer[9..12.min(length)].to_vec()).unwrap()
+        let request = format!("GET / HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n");
+        connection.write_all(request.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        connection.read_exact(&mut answer).unwrap();
+        // The rest of it.
+        let _ = connection.read(&mut vec![0; 1 << 16]).unwrap();
+        String::from_utf8(answer[9..].to_vec()).unwrap()
     };
-    wait::until_true("the first round", || ask("ann") == "200");
-    assert_eq!(ask("bob"), "200");
+    let mut connections = [0; 2].map(|_| connect(exporter.address()));
+    let [ann, bob] = &mut connections;
+    assert_eq!(ask(ann, "ann"), "200");
+    assert_eq!(ask(bob, "bob"), "200");
     site.write(&format!("basic_auth_users:\n  bob: {hash}\n"));
-    assert_eq!(ask("ann"), "401");
-    assert_eq!(ask("bob"), "200");
+    assert_eq!(ask(ann, "ann"), "401");
+    assert_eq!(ask(bob, "bob"), "200");
     let other = bcrypt::hash("other", 4).unwrap();
     site.write(&format!("basic_auth_users:\n  bob: {other}\n"));
-    assert_eq!(ask("bob"), "401");
+    assert_eq!(ask(bob, "bob"), "401");
 }
 
 #[test]
@@ -317,7 +346,7 @@ fn a_new_certificate_is_shown_without_a_restart() {
     let serial = || {
         let mut openssl = program::command("openssl");
         openssl.args(["s_client", "-connect", &exporter.address().to_string()]);
-        let shown = program::run(openssl.stdin(std::process::Stdio::null()));
+        let shown = program::run(openssl.stdin(Stdio::null()));
         let (_, rest) = shown.split_once("-----BEGIN CERTIFICATE-----").unwrap();
         rest.split("-----").next().unwrap().to_owned()
     };
@@ -338,10 +367,13 @@ fn what_is_protected_stays_so_while_the_file_cannot_be_used() {
     assert_eq!(site.ask(&exporter, None, &ann), Ok(200));
     for (broken, reason) in [
         ("nonsense", "invalid type"),
-        ("", "TLS is no longer in it"),
-        (TLS, "users are no longer in it"),
+        ("", "tls_server_config was added or taken out: restart"),
+        (TLS, "basic_auth_users was taken out: restart"),
         (&config.replace("server.key", "nowhere.key"), "nowhere.key"),
-        (&config.replace("server.key", "ca.key"), "cert and key"),
+        (
+            &config.replace("server.key", "ca.key"),
+            "cert and key do not fit",
+        ),
     ] {
         site.write(broken);
         assert!(site.ask(&exporter, None, &ann).is_err(), "{broken}");
@@ -363,6 +395,103 @@ fn what_is_protected_stays_so_while_the_file_cannot_be_used() {
 }
 
 #[test]
+fn a_file_half_written_lets_nobody_in() {
+    let _namespace = Namespace::enter();
+    let site = Site::new();
+    site.certify("named", "subjectAltName=DNS:prometheus", Some("ca"));
+    let names = "  client_allowed_sans: [prometheus]\n";
+    let config = format!("{TLS}{MUTUAL}{names}{}", users(&[("ann", "a")]));
+    let exporter = site.start(&config);
+    let ann = ["--header", &authorization("ann", "a")];
+    assert_eq!(site.ask(&exporter, Some("named"), &ann), Ok(200));
+    for length in 0..config.len() {
+        site.write(&config[..length]);
+        let with_name = site.ask(&exporter, Some("named"), &[]);
+        assert!(with_name != Ok(200), "without a password: {length} bytes");
+        for certificate in [None, Some("server")] {
+            let answer = site.ask(&exporter, certificate, &ann);
+            assert!(answer.is_err(), "{certificate:?}: {length} bytes");
+        }
+    }
+    site.write(&config);
+    assert_eq!(site.ask(&exporter, Some("named"), &ann), Ok(200));
+}
+
+#[test]
+fn keys_and_hashes_are_not_told() {
+    let site = Site::new();
+    let key = fs::read_to_string(site.path("server.key")).unwrap();
+    let secret = key.lines().nth(1).unwrap();
+    let indented = key
+        .lines()
+        .fold(String::new(), |all, line| format!("{all}    {line}\n"));
+    for (config, secret) in [
+        (key.clone(), secret),
+        (
+            format!("tls_server_config:\n  cert_file: server.pem\n  key_file: |\n{indented}"),
+            secret,
+        ),
+        (format!("tls_server_config: |\n{indented}"), secret),
+        (format!("basic_auth_users: {HASH}"), HASH),
+        (format!("basic_auth_users:\n  ann:{HASH}"), HASH),
+        (format!("http_server_config: {HASH}"), HASH),
+        (format!("basic_auth_users: {{ann: {HASH}x}}"), HASH),
+    ] {
+        let mut exporter = Exporter::command(&["--web.config.file", &site.write(&config)]);
+        let output = exporter.output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let line = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(!line.contains(secret), "{line}");
+    }
+}
+
+#[test]
+fn what_would_never_end_is_not_read() {
+    let _namespace = Namespace::enter();
+    let site = Site::new();
+    let mut exporter = site.start(TLS);
+    let fifo = site.path("fifo");
+    program::run(program::command("mkfifo").arg(&fifo));
+    let large = site.path("large");
+    fs::File::create(&large).unwrap().set_len(1 << 21).unwrap();
+    for endless in [
+        fifo.as_str(),
+        "/dev/zero",
+        &large,
+        site.0.path().to_str().unwrap(),
+    ] {
+        let config = TLS.replace("server.key", endless);
+        let refused = WebConfig::open(site.write(&config).into()).err().unwrap();
+        assert!(refused.contains("no regular file"), "{refused}");
+        assert!(site.ask(&exporter, None, &[]).is_err());
+        let refused = WebConfig::open(endless.into()).err().unwrap();
+        assert!(refused.contains("no regular file"), "{refused}");
+    }
+    site.write(TLS);
+    assert_eq!(site.ask(&exporter, None, &[]), Ok(200));
+    exporter.signal(Signal::TERM);
+    assert!(exporter.wait().success());
+}
+
+#[test]
+fn a_password_that_takes_for_ever_to_check_does_not_keep_it_from_ending() {
+    let _namespace = Namespace::enter();
+    let site = Site::new();
+    let hash = HASH.replace("$10$", "$31$");
+    let mut exporter = site.start(&format!("basic_auth_users:\n  ann: {hash}\n"));
+    let mut login = connect(exporter.address());
+    let header = authorization("ann", "a");
+    write!(login, "GET / HTTP/1.1\r\nHost: x\r\n{header}\r\n\r\n").unwrap();
+    let tasks = Path::new("/proc")
+        .join(exporter.id().to_string())
+        .join("task");
+    wait::until_true("the check", || fs::read_dir(&tasks).unwrap().count() == 4);
+    exporter.signal(Signal::TERM);
+    assert!(exporter.wait().success());
+}
+
+#[test]
 fn without_tls_a_file_that_cannot_be_used_is_answered_with_500() {
     let _namespace = Namespace::enter();
     let site = Site::new();
@@ -374,10 +503,10 @@ fn without_tls_a_file_that_cannot_be_used_is_answered_with_500() {
     assert_eq!(get(), 200);
     site.write("basic_auth_users: 5");
     assert_eq!(get(), 500);
-    // Protection may be added.
+    // Open connections would stay without TLS.
     site.write(&format!("{TLS}{}", users(&[("ann", "a")])));
-    let ann = ["--header", &authorization("ann", "a")];
-    assert_eq!(site.ask(&exporter, None, &ann), Ok(200));
+    assert_eq!(get(), 500);
+    exporter.logged(&["tls_server_config was added or taken out"]);
 }
 
 #[test]
@@ -458,9 +587,12 @@ fn a_tls_section_that_cannot_be_used_says_what_to_do() {
             ),
             (
                 "tls_server_config: {cert_file: server.pem, key_file: server.pem}".to_owned(),
-                "no private key",
+                "key: it is no PEM key without a passphrase",
             ),
-            (TLS.replace("server.key", "ca.key"), "cert and key: "),
+            (
+                TLS.replace("server.key", "ca.key"),
+                "cert and key do not fit",
+            ),
             (
                 format!("{TLS}  min_version: TLS111"),
                 "unknown variant `TLS111`, expected",
@@ -486,6 +618,15 @@ fn a_tls_section_that_cannot_be_used_says_what_to_do() {
                 format!("{TLS}  curve_preferences: [CurveP521]"),
                 "add X25519",
             ),
+        ],
+    );
+}
+
+#[test]
+fn clients_that_cannot_be_told_apart_say_what_to_do() {
+    refused(
+        &Site::new(),
+        &[
             (
                 format!("{TLS}  client_auth_type: x"),
                 "'x' is none of NoClientCert",
@@ -504,7 +645,7 @@ fn a_tls_section_that_cannot_be_used_says_what_to_do() {
             ),
             (
                 format!("{TLS}{}", MUTUAL.replace("ca.pem", "/dev/null")),
-                "client_ca: there is no certificate",
+                "/dev/null: it is no regular file of 1 MiB at most",
             ),
             (
                 format!("{TLS}{}", MUTUAL.replace("ca.pem", "nowhere")),
@@ -513,6 +654,20 @@ fn a_tls_section_that_cannot_be_used_says_what_to_do() {
             (
                 format!("{TLS}{MUTUAL}  client_allowed_sans: [a@b]"),
                 "'a@b' is an e-mail address",
+            ),
+            (
+                format!("{TLS}  client_allowed_sans: [a]"),
+                "client_allowed_sans needs client_auth_type",
+            ),
+            (
+                format!(
+                    "{TLS}  client_auth_type: VerifyClientCertIfGiven\n  client_allowed_sans: [a]"
+                ),
+                "client_allowed_sans needs client_auth_type",
+            ),
+            (
+                "tls_server_config: {cert_file: ca.key, key_file: server.key}".to_owned(),
+                "cert: there is no certificate",
             ),
         ],
     );
@@ -532,7 +687,25 @@ fn another_section_that_cannot_be_used_says_what_to_do() {
                 "basic_auth_users: {ann: $2y$10$ü}".to_owned(),
                 "not hashed with bcrypt",
             ),
-            ("basic_auth_users: {[a]: b}".to_owned(), "no plain name"),
+            (
+                format!(
+                    "basic_auth_users: {{ann: {}}}",
+                    HASH.replace("$10$", "$99$")
+                ),
+                "not hashed with bcrypt",
+            ),
+            (
+                "basic_auth_users: {[a]: b}".to_owned(),
+                "no text without colons",
+            ),
+            (
+                format!("basic_auth_users: {{'a:b': {HASH}}}"),
+                "no text without colons",
+            ),
+            (
+                format!("basic_auth_users: {{1.10: {HASH}}}"),
+                "needs quotes",
+            ),
             ("basic_auth_users: {a: b, a: c}".to_owned(), "duplicate"),
             (
                 "http_server_config: {headers: {Content-Type: x}}".to_owned(),
@@ -544,7 +717,7 @@ fn another_section_that_cannot_be_used_says_what_to_do() {
             ),
             (
                 "http_server_config: {headers: {X-XSS-Protection: \"a\\nb\"}}".to_owned(),
-                "no header may have",
+                "no text that a header may have",
             ),
             (
                 "rate_limit: {interval: 1s, burst: 5}".to_owned(),
@@ -584,9 +757,9 @@ fn what_other_exporters_take_is_taken() {
         format!("{TLS}  client_auth_type: RequireAndVerifyClientCert\n  client_ca: |\n{}", inline("ca.pem")),
         format!("tls_server_config:\n  cert_file: {}\n  key_file: {}\n", site.path("server.pem"), site.path("server.key")),
         "http_server_config: {http2: true, headers: {X-Frame-Options: sameorigin, X-Content-Type-Options: nosniff}}".to_owned(),
-        "basic_auth_users:\n  a: $2y$10$qRTBuFoULoYNA7AQ/F3ck.trZBPyjV64.oA4ZsSBCIWvXuvQlQTuu\n".to_owned(),
-        "basic_auth_users:\n  a: $2a$10$qRTBuFoULoYNA7AQ/F3ck.trZBPyjV64.oA4ZsSBCIWvXuvQlQTuu\n".to_owned(),
-        "basic_auth_users:\n  a: $2b$10$qRTBuFoULoYNA7AQ/F3ck.trZBPyjV64.oA4ZsSBCIWvXuvQlQTuu\n".to_owned(),
+        format!("basic_auth_users:\n  a: {HASH}\n"),
+        format!("basic_auth_users:\n  a: {}\n", HASH.replace("$2y$", "$2a$")),
+        format!("basic_auth_users:\n  a: {}\n", HASH.replace("$2y$", "$2b$")),
     ] {
         let opened = WebConfig::open(site.write(&config).into());
         assert_eq!(opened.err(), None, "{config}");
@@ -639,6 +812,7 @@ fn guesses_of_passwords_hold_up_nobody_who_is_known() {
     };
     for _ in 0..50 {
         assert_eq!(get("ann").status, 200);
+        // One serves, one samples, one logs, one checks.
         assert!(threads() <= 4, "{} threads", threads());
     }
     // Nobody waited for the ten that are checked one after the other.
@@ -646,7 +820,7 @@ fn guesses_of_passwords_hold_up_nobody_who_is_known() {
     last.set_nonblocking(true).unwrap();
     let unanswered = last.read(&mut [0]).unwrap_err();
     assert_eq!(unanswered.kind(), ErrorKind::WouldBlock);
-    exporter.signal(rustix::process::Signal::TERM);
+    exporter.signal(Signal::TERM);
     let asked = Instant::now();
     assert!(exporter.wait().success());
     assert!(asked.elapsed() < Duration::from_secs(5));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::header::WWW_AUTHENTICATE;
+use axum::http::header::{CONNECTION, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse as _, Response};
@@ -26,7 +26,8 @@ async fn guard(State(config): State<Arc<WebConfig>>, request: Request, next: Nex
     let mut answer = if config.admits(&loaded, request.headers()).await {
         next.run(request).await
     } else {
-        let challenge = [(WWW_AUTHENTICATE, "Basic")];
+        // Whoever guesses makes room for others.
+        let challenge = [(WWW_AUTHENTICATE, "Basic"), (CONNECTION, "close")];
         (StatusCode::UNAUTHORIZED, challenge, "Unauthorized\n").into_response()
     };
     for (name, value) in &loaded.headers {

@@ -7,10 +7,13 @@ mod passwords;
 mod tls;
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::http::{HeaderName, HeaderValue};
+use rustix::fs::{Mode, OFlags};
 use serde::Deserialize;
 use serde_yaml_ng::{Mapping, Value};
 
@@ -18,7 +21,7 @@ pub use guard::protect;
 pub(super) use tls::Tls;
 
 use passwords::Passwords;
-use tls::{Pem, TlsSection};
+use tls::{Clients, Pem, TlsSection};
 
 /// Headers that may be set, and what they may be set to, if that is not free.
 const HEADERS: [(&str, &[&str]); 5] = [
@@ -29,6 +32,9 @@ const HEADERS: [(&str, &[&str]); 5] = [
     ("X-XSS-Protection", &[]),
 ];
 
+/// More than certificates and users take.
+const LARGEST: u64 = 1 << 20;
+
 /// The file, and what was in it.
 pub struct WebConfig {
     path: PathBuf,
@@ -36,21 +42,26 @@ pub struct WebConfig {
     passwords: Passwords,
 }
 
+#[derive(Default)]
 struct State {
-    /// What was good last, and made of what.
-    known: (Inputs, Arc<Loaded>),
-    /// Why it is no longer, once that was logged.
+    /// What was read last, and what it says.
+    settings: Option<(String, Result<Settings, String>)>,
+    /// What was made of that, and of which PEM.
+    made: Option<(Option<Pem>, Arc<Loaded>)>,
+    /// The least that is asked of clients until a restart, once the file was good.
+    protection: Option<Protection>,
+    /// Why nothing is served, once that was logged.
     error: Option<String>,
 }
 
-/// Everything that was read.
-#[derive(PartialEq)]
-struct Inputs {
-    text: String,
-    pem: Option<Pem>,
+/// What the file says.
+struct Settings {
+    tls: Option<TlsSection>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    users: BTreeMap<String, String>,
 }
 
-/// What the file asks for.
+/// What the file and those that it names ask for.
 struct Loaded {
     tls: Option<Tls>,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -58,7 +69,16 @@ struct Loaded {
     users: BTreeMap<String, String>,
 }
 
-/// There is no answer as long as the file cannot be used. The log has the reason.
+/// What keeps clients out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Protection {
+    tls: bool,
+    clients: Clients,
+    names: bool,
+    users: bool,
+}
+
+/// There is no TLS for a connection as long as the file cannot be used. The log has the reason.
 #[derive(Debug)]
 pub(super) struct Unusable;
 
@@ -86,10 +106,11 @@ impl WebConfig {
     /// # Errors
     /// What in it, or in the files that it names, cannot be used.
     pub fn open(path: PathBuf) -> Result<Self, String> {
-        let known = load(&path, None)?;
+        let mut state = State::default();
+        state.load(&path)?;
         Ok(Self {
             path,
-            state: Mutex::new(State { known, error: None }),
+            state: Mutex::new(state),
             passwords: Passwords::default(),
         })
     }
@@ -101,7 +122,7 @@ impl WebConfig {
     pub(super) fn tls(&self) -> Result<Option<Tls>, Unusable> {
         match self.current() {
             Some(loaded) => Ok(loaded.tls.clone()),
-            None if self.state().known.1.tls.is_some() => Err(Unusable),
+            None if self.state().protection.is_some_and(|p| p.tls) => Err(Unusable),
             None => Ok(None),
         }
     }
@@ -109,23 +130,16 @@ impl WebConfig {
     /// What the file asks for now, unless it cannot be used.
     fn current(&self) -> Option<Arc<Loaded>> {
         let mut state = self.state();
-        let loaded = load(&self.path, Some(&state.known)).and_then(|(inputs, loaded)| {
-            let before = &state.known.1;
-            if before.tls.is_some() && loaded.tls.is_none() {
-                return Err("TLS is no longer in it: restart to serve without".to_owned());
-            }
-            if !before.users.is_empty() && loaded.users.is_empty() {
-                return Err("users are no longer in it: restart to serve everybody".to_owned());
-            }
-            Ok((inputs, loaded))
-        });
-        match loaded {
-            Ok(known) => {
+        let before = state.made.as_ref().map(|(_, loaded)| Arc::clone(loaded));
+        match state.load(&self.path) {
+            Ok(loaded) => {
                 if state.error.take().is_some() {
                     tracing::info!(path = %self.path.display(), "the web config can be used again");
                 }
-                state.known = known;
-                Some(Arc::clone(&state.known.1))
+                if before.is_none_or(|before| !Arc::ptr_eq(&before, &loaded)) {
+                    self.passwords.forget();
+                }
+                Some(loaded)
             }
             Err(error) => {
                 if state.error.as_ref() != Some(&error) {
@@ -137,41 +151,88 @@ impl WebConfig {
         }
     }
 
-    fn state(&self) -> std::sync::MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Reads everything, and makes something new of it unless it is what is known.
-fn load(
-    path: &Path,
-    known: Option<&(Inputs, Arc<Loaded>)>,
-) -> Result<(Inputs, Arc<Loaded>), String> {
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let document = parse(&text)?;
-    let section = document.tls_server_config.as_ref();
-    let section = section.filter(|section| !section.is_empty());
-    let directory = path.parent().unwrap_or(Path::new(""));
-    let pem = section.map(|tls| tls.read(directory)).transpose()?;
-    let inputs = Inputs { text, pem };
-    if let Some((before, loaded)) = known
-        && *before == inputs
-    {
-        return Ok((inputs, Arc::clone(loaded)));
+impl State {
+    /// Reads everything, and makes something new of it unless it is what is known.
+    fn load(&mut self, path: &Path) -> Result<Arc<Loaded>, String> {
+        let text = String::from_utf8(read(path)?).map_err(|_| "it is not UTF-8".to_owned())?;
+        let settings = match &self.settings {
+            Some((known, settings)) if *known == text => settings,
+            _ => {
+                self.made = None;
+                let settings = parse(&text);
+                &self.settings.insert((text, settings)).1
+            }
+        };
+        let settings = settings.as_ref().map_err(Clone::clone)?;
+        let directory = path.parent().unwrap_or(Path::new(""));
+        let pem = settings.tls.as_ref().map(|tls| tls.read(directory));
+        let pem = pem.transpose()?;
+        if let Some((known, loaded)) = &self.made
+            && *known == pem
+        {
+            return Ok(Arc::clone(loaded));
+        }
+        let protection = settings.protection()?;
+        if let Some(lost) = self
+            .protection
+            .and_then(|before| before.lost_in(protection))
+        {
+            return Err(format!("{lost}: restart the exporter if that is meant"));
+        }
+        let tls = settings.tls.as_ref().zip(pem.as_ref());
+        let loaded = Arc::new(Loaded {
+            tls: tls.map(|(tls, pem)| tls.build(pem)).transpose()?,
+            headers: settings.headers.clone(),
+            users: settings.users.clone(),
+        });
+        self.protection = Some(protection);
+        self.made = Some((pem, Arc::clone(&loaded)));
+        Ok(loaded)
     }
-    let tls = section.zip(inputs.pem.as_ref());
-    let loaded = Loaded {
-        tls: tls.map(|(section, pem)| section.build(pem)).transpose()?,
-        headers: document.headers()?,
-        users: document.users()?,
-    };
-    Ok((inputs, Arc::new(loaded)))
 }
 
-fn parse(text: &str) -> Result<Document, String> {
+impl Protection {
+    /// What a file half written would have lost, too. TLS cannot be added either: connections that are open would stay without.
+    fn lost_in(self, now: Self) -> Option<&'static str> {
+        if self.tls != now.tls {
+            Some("tls_server_config was added or taken out")
+        } else if now.clients < self.clients {
+            Some("client_auth_type lets more clients in than before")
+        } else if self.names && !now.names {
+            Some("client_allowed_sans was taken out")
+        } else if self.users && !now.users {
+            Some("basic_auth_users was taken out")
+        } else {
+            None
+        }
+    }
+}
+
+/// Reads a file, and nothing that would never end.
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let read = || -> io::Result<Vec<u8>> {
+        let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+        let found = file.metadata()?;
+        if !found.is_file() || found.len() > LARGEST {
+            return Err(io::Error::other("it is no regular file of 1 MiB at most"));
+        }
+        let mut bytes = Vec::new();
+        file.take(LARGEST).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    read().map_err(|error| error.to_string())
+}
+
+fn parse(text: &str) -> Result<Settings, String> {
     // An empty file asks for nothing.
     let document: Option<Document> =
-        serde_yaml_ng::from_str(text).map_err(|error| error.to_string())?;
+        serde_yaml_ng::from_str(text).map_err(|error| without_values(&error.to_string()))?;
     let document = document.unwrap_or_default();
     if document.rate_limit.as_ref().is_some_and(|l| !l.is_null()) {
         return Err(
@@ -179,57 +240,82 @@ fn parse(text: &str) -> Result<Document, String> {
                 .to_owned(),
         );
     }
-    Ok(document)
+    Ok(Settings {
+        headers: document.headers()?,
+        users: document.users()?,
+        tls: document.tls_server_config.filter(|tls| !tls.is_empty()),
+    })
+}
+
+/// The message without what it quotes: that may be a key or a hash.
+fn without_values(message: &str) -> String {
+    match (message.find('"'), message.rfind('"')) {
+        (Some(start), Some(end)) if start < end => {
+            format!("{}\"...\"{}", &message[..start], &message[end + 1..])
+        }
+        _ => message.to_owned(),
+    }
+}
+
+impl Settings {
+    fn protection(&self) -> Result<Protection, String> {
+        let tls = self.tls.as_ref();
+        Ok(Protection {
+            tls: tls.is_some(),
+            clients: tls.map_or(Ok(Clients::Anybody), TlsSection::clients)?,
+            names: tls.is_some_and(TlsSection::compares_names),
+            users: !self.users.is_empty(),
+        })
+    }
 }
 
 impl Document {
     fn users(&self) -> Result<BTreeMap<String, String>, String> {
         let mut users = BTreeMap::new();
         for (user, hash) in self.basic_auth_users.iter().flatten() {
-            let user = scalar(user).ok_or("basic_auth_users: a user is no plain name")?;
-            let hash = scalar(hash).filter(|hash| passwords::is_hash(hash));
+            let user = user.as_str().filter(|user| !user.contains(':'));
+            let user = user.ok_or(
+                "basic_auth_users: a user is no text without colons; one that looks like a number needs quotes",
+            )?;
+            let hash = hash.as_str().filter(|hash| passwords::is_hash(hash));
             let hash = hash.ok_or_else(|| {
                 format!("basic_auth_users: the password of '{user}' is not hashed with bcrypt; `htpasswd -nBC 10 {user}` does that")
             })?;
-            users.insert(user, hash);
+            users.insert(user.to_owned(), hash.to_owned());
         }
         Ok(users)
     }
 
     fn headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
-        let mut headers = Vec::new();
         let section = self.http_server_config.as_ref();
-        for (name, value) in section
-            .and_then(|http| http.headers.as_ref())
-            .into_iter()
-            .flatten()
-        {
-            let name = scalar(name).unwrap_or_default();
+        let headers = section.and_then(|http| http.headers.as_ref());
+        let mut read = Vec::new();
+        for (name, value) in headers.into_iter().flatten() {
+            let name = name.as_str().unwrap_or_default();
             let known = HEADERS.iter().find(|(known, _)| *known == name);
             let Some((_, allowed)) = known else {
                 let all = HEADERS.map(|(known, _)| known).join(", ");
                 return Err(format!("headers: '{name}' is none of {all}"));
             };
-            let value = scalar(value).unwrap_or_default();
+            let refuse = || format!("headers: {name} is no text that a header may have");
+            let value = scalar(value).ok_or_else(refuse)?;
             if value.is_empty() {
                 continue;
             }
             if !allowed.is_empty() && !allowed.contains(&value.as_str()) {
                 return Err(format!("headers: {name} is not {}", allowed.join(" or ")));
             }
-            let refuse = |_| format!("headers: {name} has characters that no header may have");
-            let value = HeaderValue::from_str(&value).map_err(refuse)?;
-            let name = HeaderName::from_bytes(name.as_bytes())
-                .map_err(|error| format!("headers: {error}"))?;
-            headers.push((name, value));
+            let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| refuse())?;
+            read.push((name, HeaderValue::from_str(&value).map_err(|_| refuse())?));
         }
-        Ok(headers)
+        Ok(read)
     }
 }
 
-/// Text, also where YAML takes it for a number.
+/// Text, also where YAML takes it for a number; nothing is none.
 fn scalar(value: &Value) -> Option<String> {
     match value {
+        Value::Null => Some(String::new()),
         Value::String(text) => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
         Value::Bool(bool) => Some(bool.to_string()),

@@ -3,22 +3,30 @@
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Instant;
 
 use bcrypt::HashParts;
 use subtle::ConstantTimeEq as _;
+
+/// After a wrong password nobody is checked for this many times as long as that took: guesses get a tenth of a processor, or of what
+/// a container may have of one.
+const PAUSE: u32 = 9;
 
 /// Checks passwords: one at a time, as each takes tens of milliseconds of a processor, and away from the thread that serves. Who was
 /// right is not checked again as long as user, password and hash are the same.
 #[derive(Default)]
 pub(super) struct Passwords {
-    /// The right ones, with the hash that they were checked against: one a user, so there are no more than the file has users.
-    known: Mutex<HashMap<String, (String, String)>>,
+    known: Arc<Known>,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
+/// Right passwords by user, with the hash that they were checked against: no more than the file has users.
+type Known = Mutex<HashMap<String, (String, String)>>;
+
 /// Whether this is a hash made by bcrypt.
 pub(super) fn is_hash(text: &str) -> bool {
-    HashParts::from_str(text).is_ok()
+    HashParts::from_str(text).is_ok_and(|parts| (4..=31).contains(&parts.get_cost()))
 }
 
 impl Passwords {
@@ -30,7 +38,8 @@ impl Passwords {
         password: &str,
     ) -> bool {
         let hash = users.get(user);
-        if hash.is_some_and(|hash| self.are_known(user, password, hash)) {
+        let is_known = || hash.is_some_and(|hash| self.are_known(user, password, hash));
+        if is_known() {
             return true;
         }
         // Nobody learns from the time that it takes whether there is such a user.
@@ -38,32 +47,118 @@ impl Passwords {
             return false;
         };
         let turn = Arc::clone(&self.turn).lock_owned().await;
-        if hash.is_some_and(|hash| self.are_known(user, password, hash)) {
+        if is_known() {
             return true;
         }
-        let asked = password.to_owned();
+        let known = Arc::clone(&self.known);
+        let (is_user, user, password) = (hash.is_some(), user.to_owned(), password.to_owned());
         let check = move || {
-            // A client that does not wait for its answer gives nobody else the turn.
+            // The client may be gone by the end. It gives nobody else the turn, and knows better when it comes again.
             let _turn = turn;
-            bcrypt::verify(asked, &checked).unwrap_or_default()
+            let start = Instant::now();
+            let is_right = bcrypt::verify(&password, &checked).unwrap_or_default() && is_user;
+            if is_right {
+                lock(&known).insert(user, (password, checked));
+            } else {
+                thread::sleep(start.elapsed() * PAUSE);
+            }
+            is_right
         };
-        let is_right = tokio::task::spawn_blocking(check).await.unwrap_or_default();
-        if let Some(hash) = hash.filter(|_| is_right) {
-            let mut known = self.known();
-            known.retain(|user, _| users.contains_key(user));
-            known.insert(user.to_owned(), (password.to_owned(), hash.clone()));
-            return true;
-        }
-        false
+        tokio::task::spawn_blocking(check).await.unwrap_or_default()
+    }
+
+    /// Checks everybody anew.
+    pub(super) fn forget(&self) {
+        lock(&self.known).clear();
     }
 
     fn are_known(&self, user: &str, password: &str, hash: &str) -> bool {
-        self.known().get(user).is_some_and(|(right, checked)| {
+        lock(&self.known).get(user).is_some_and(|(right, checked)| {
             checked == hash && bool::from(right.as_bytes().ct_eq(password.as_bytes()))
         })
     }
+}
 
-    fn known(&self) -> MutexGuard<'_, HashMap<String, (String, String)>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(known: &Known) -> MutexGuard<'_, HashMap<String, (String, String)>> {
+    known.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn users(cost: u32) -> BTreeMap<String, String> {
+        let user = |(name, password): (&str, &str)| {
+            (name.to_owned(), bcrypt::hash(password, cost).unwrap())
+        };
+        [("ann", "a"), ("bob", "b")].map(user).into()
+    }
+
+    #[tokio::test]
+    async fn a_password_is_right_for_its_user_alone() {
+        let (passwords, users) = (Passwords::default(), users(4));
+        for _ in 0..2 {
+            assert!(passwords.are_right(&users, "ann", "a").await);
+            assert!(passwords.are_right(&users, "bob", "b").await);
+            assert!(!passwords.are_right(&users, "bob", "a").await);
+            assert!(!passwords.are_right(&users, "eve", "a").await);
+            assert!(!passwords.are_right(&users, "ann", "").await);
+        }
+        assert!(!passwords.are_right(&BTreeMap::new(), "ann", "a").await);
+    }
+
+    #[tokio::test]
+    async fn after_a_wrong_password_there_is_a_pause() {
+        let (passwords, users) = (Passwords::default(), users(6));
+        let checks = [0; 5].map(|_| {
+            let start = Instant::now();
+            assert!(bcrypt::verify("a", &users["ann"]).unwrap());
+            start.elapsed()
+        });
+        let fastest = checks.into_iter().min().unwrap();
+        let start = Instant::now();
+        assert!(!passwords.are_right(&users, "ann", "b").await);
+        assert!(start.elapsed() > fastest * 5);
+    }
+
+    #[tokio::test]
+    async fn a_password_is_checked_against_a_new_hash() {
+        let (passwords, mut users) = (Passwords::default(), users(4));
+        assert!(passwords.are_right(&users, "ann", "a").await);
+        users.insert("ann".to_owned(), bcrypt::hash("other", 4).unwrap());
+        assert!(!passwords.are_right(&users, "ann", "a").await);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_wait_is_known_the_next_time() {
+        let (passwords, users) = (Passwords::default(), users(4));
+        {
+            let asked = std::pin::pin!(passwords.are_right(&users, "ann", "a"));
+            let gave_up = tokio::select! { biased; _ = asked => false, () = async {} => true };
+            assert!(gave_up);
+        }
+        while !passwords.are_known("ann", "a", &users["ann"]) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        passwords.forget();
+        assert!(!passwords.are_known("ann", "a", &users["ann"]));
+    }
+
+    #[test]
+    fn a_hash_has_a_cost_that_bcrypt_knows() {
+        let hash = |cost: &str| {
+            format!("$2y${cost}$abcdefghijklmnopqrstuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuu")
+        };
+        assert!(
+            ["04", "10", "31"]
+                .map(hash)
+                .iter()
+                .all(|hash| is_hash(hash))
+        );
+        for wrong in ["03", "32", "99", "x"].map(hash) {
+            assert!(!is_hash(&wrong), "{wrong}");
+        }
+        assert!(!is_hash("") && !is_hash("$2y$10$\u{fc}"));
     }
 }

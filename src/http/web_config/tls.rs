@@ -1,6 +1,7 @@
 //! `tls_server_config`: the server's certificate, and which clients it lets in.
 
 use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +20,8 @@ use tokio_rustls::server::TlsStream;
 
 use super::allowed::AllowedNames;
 
+const KEYS: &str =
+    "it is no PEM key without a passphrase of RSA (2048 to 8192 bits), P-256, P-384 or Ed25519";
 /// Suites that other servers have and this one does not. In a list with better ones they are passed over.
 const CBC_SUITES: [&str; 4] = [
     "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
@@ -83,8 +86,9 @@ pub(in crate::http) struct Tls {
     allowed: Option<Arc<AllowedNames>>,
 }
 
-#[derive(PartialEq)]
-enum Clients {
+/// Which clients are let in, from many to few.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Clients {
     Anybody,
     VerifiedIfGiven,
     Verified,
@@ -119,6 +123,11 @@ impl TlsSection {
         *self == Self::default()
     }
 
+    /// Whether clients are told apart by the names in their certificates.
+    pub(super) fn compares_names(&self) -> bool {
+        self.client_allowed_sans.is_some()
+    }
+
     /// Reads the files that are named, from `directory` if their paths are relative.
     pub(super) fn read(&self, directory: &Path) -> Result<Pem, String> {
         let pem = |name, file: &Option<PathBuf>, inline: &Option<String>| {
@@ -143,6 +152,12 @@ impl TlsSection {
             .with_protocol_versions(self.versions()?)
             .map_err(|error| format!("tls_server_config: {error}"))?;
         let builder = match self.authorities(pem)? {
+            None if self.compares_names() => {
+                return Err(
+                    "client_allowed_sans needs client_auth_type RequireAndVerifyClientCert and client_ca_file"
+                        .to_owned(),
+                );
+            }
             None => builder.with_no_client_auth(),
             Some((authorities, clients)) => {
                 let verifier =
@@ -165,10 +180,10 @@ impl TlsSection {
             return Err("cert: there is no certificate in it (PEM is expected)".to_owned());
         }
         let key = PrivateKeyDer::from_pem_slice(&pem.key)
-            .map_err(|error| format!("key: no private key without a passphrase: {error}"))?;
+            .map_err(|error| format!("key: {KEYS}: {error}"))?;
         let mut config = builder
             .with_single_cert(chain, key)
-            .map_err(|error| format!("cert and key: {error}"))?;
+            .map_err(|error| format!("cert and key do not fit, or {KEYS}: {error}"))?;
         config.ignore_client_order = self.prefer_server_cipher_suites.unwrap_or(true);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
         // A client that comes again has to pass again, and is not kept in memory meanwhile.
@@ -213,7 +228,8 @@ impl TlsSection {
         Ok(Some((authorities, clients)))
     }
 
-    fn clients(&self) -> Result<Clients, String> {
+    /// Which clients are let in.
+    pub(super) fn clients(&self) -> Result<Clients, String> {
         match self.client_auth_type.as_deref().unwrap_or_default() {
             "" | "NoClientCert" => Ok(Clients::Anybody),
             "VerifyClientCertIfGiven" => Ok(Clients::VerifiedIfGiven),
@@ -306,10 +322,16 @@ fn pem(
         let inline = inline.filter(|text| !text.is_empty());
         return Ok(inline.map(|text| text.as_bytes().to_vec()));
     };
+    if path.as_os_str().as_bytes().contains(&b'\n') {
+        return Err(format!(
+            "{name}_file is no path; the text itself belongs in {name}"
+        ));
+    }
     let path = directory.join(path);
-    let bytes =
-        std::fs::read(&path).map_err(|error| format!("{name}_file {}: {error}", path.display()))?;
-    Ok(Some(bytes))
+    let bytes = super::read(&path);
+    bytes
+        .map(Some)
+        .map_err(|error| format!("{name}_file {}: {error}", path.display()))
 }
 
 /// As it is registered, and as web configs have it.
