@@ -46,8 +46,11 @@ impl WebConfig {
             return false;
         };
         let (user, password) = (basic.username(), basic.password());
-        self.passwords
-            .are_right(&loaded.users, user, password)
-            .await
+        let users = &loaded.users;
+        // The file may have changed while the password was checked.
+        self.passwords.are_right(users, user, password).await
+            && self
+                .current()
+                .is_some_and(|now| now.users.get(user) == users.get(user))
     }
 }

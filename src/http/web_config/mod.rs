@@ -59,6 +59,7 @@ struct Settings {
     tls: Option<TlsSection>,
     headers: Vec<(HeaderName, HeaderValue)>,
     users: BTreeMap<String, String>,
+    is_whole: bool,
 }
 
 /// What the file and those that it names ask for.
@@ -71,11 +72,14 @@ struct Loaded {
 
 /// What keeps clients out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a door of its own")]
 struct Protection {
     tls: bool,
     clients: Clients,
     names: bool,
     users: bool,
+    /// Whether the file ends with a whole line.
+    whole: bool,
 }
 
 /// There is no TLS for a connection as long as the file cannot be used. The log has the reason.
@@ -130,14 +134,10 @@ impl WebConfig {
     /// What the file asks for now, unless it cannot be used.
     fn current(&self) -> Option<Arc<Loaded>> {
         let mut state = self.state();
-        let before = state.made.as_ref().map(|(_, loaded)| Arc::clone(loaded));
         match state.load(&self.path) {
             Ok(loaded) => {
                 if state.error.take().is_some() {
                     tracing::info!(path = %self.path.display(), "the web config can be used again");
-                }
-                if before.is_none_or(|before| !Arc::ptr_eq(&before, &loaded)) {
-                    self.passwords.forget();
                 }
                 Some(loaded)
             }
@@ -207,6 +207,8 @@ impl Protection {
             Some("client_allowed_sans was taken out")
         } else if self.users && !now.users {
             Some("basic_auth_users was taken out")
+        } else if self.whole && !now.whole {
+            Some("its last line has no end as it had before, and may be half written")
         } else {
             None
         }
@@ -219,11 +221,13 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     let read = || -> io::Result<Vec<u8>> {
         let file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
         let found = file.metadata()?;
-        if !found.is_file() || found.len() > LARGEST {
+        let mut bytes = Vec::new();
+        if found.is_file() {
+            file.take(LARGEST + 1).read_to_end(&mut bytes)?;
+        }
+        if !found.is_file() || bytes.len() as u64 > LARGEST {
             return Err(io::Error::other("it is no regular file of 1 MiB at most"));
         }
-        let mut bytes = Vec::new();
-        file.take(LARGEST).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     read().map_err(|error| error.to_string())
@@ -244,16 +248,31 @@ fn parse(text: &str) -> Result<Settings, String> {
         headers: document.headers()?,
         users: document.users()?,
         tls: document.tls_server_config.filter(|tls| !tls.is_empty()),
+        is_whole: text.is_empty() || text.ends_with('\n'),
     })
 }
 
-/// The message without what it quotes: that may be a key or a hash.
+/// The message without what it quotes, unless that is a plain word: it may be a key or a hash.
 fn without_values(message: &str) -> String {
-    match (message.find('"'), message.rfind('"')) {
+    let message = match (message.find('"'), message.rfind('"')) {
         (Some(start), Some(end)) if start < end => {
             format!("{}\"...\"{}", &message[..start], &message[end + 1..])
         }
         _ => message.to_owned(),
+    };
+    let parts = message.split('`').enumerate();
+    let parts = parts.map(|(place, part)| if place % 2 == 1 { told(part) } else { part });
+    parts.collect::<Vec<_>>().join("`")
+}
+
+/// What was found, if it is a name or a path and no key, hash or number.
+fn told(text: &str) -> &str {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./@".contains(c);
+    let is_named = text.contains(|c: char| c.is_ascii_alphabetic());
+    if text.len() <= 60 && is_named && text.chars().all(is_plain) && !text.contains("---") {
+        text
+    } else {
+        "..."
     }
 }
 
@@ -265,6 +284,7 @@ impl Settings {
             clients: tls.map_or(Ok(Clients::Anybody), TlsSection::clients)?,
             names: tls.is_some_and(TlsSection::compares_names),
             users: !self.users.is_empty(),
+            whole: self.is_whole,
         })
     }
 }
@@ -279,6 +299,7 @@ impl Document {
             )?;
             let hash = hash.as_str().filter(|hash| passwords::is_hash(hash));
             let hash = hash.ok_or_else(|| {
+                let user = told(user);
                 format!("basic_auth_users: the password of '{user}' is not hashed with bcrypt; `htpasswd -nBC 10 {user}` does that")
             })?;
             users.insert(user.to_owned(), hash.to_owned());
@@ -295,7 +316,7 @@ impl Document {
             let known = HEADERS.iter().find(|(known, _)| *known == name);
             let Some((_, allowed)) = known else {
                 let all = HEADERS.map(|(known, _)| known).join(", ");
-                return Err(format!("headers: '{name}' is none of {all}"));
+                return Err(format!("headers: '{}' is none of {all}", told(name)));
             };
             let refuse = || format!("headers: {name} is no text that a header may have");
             let value = scalar(value).ok_or_else(refuse)?;

@@ -1,7 +1,6 @@
 //! `tls_server_config`: the server's certificate, and which clients it lets in.
 
 use std::io;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +18,7 @@ use tokio_rustls::rustls::{
 use tokio_rustls::server::TlsStream;
 
 use super::allowed::AllowedNames;
+use super::told;
 
 const KEYS: &str =
     "it is no PEM key without a passphrase of RSA (2048 to 8192 bits), P-256, P-384 or Ed25519";
@@ -173,14 +173,9 @@ impl TlsSection {
                 builder.with_client_cert_verifier(verifier)
             }
         };
-        let chain: Vec<_> = CertificateDer::pem_slice_iter(&pem.cert)
-            .collect::<Result<_, _>>()
-            .map_err(|error| format!("cert: {error}"))?;
-        if chain.is_empty() {
-            return Err("cert: there is no certificate in it (PEM is expected)".to_owned());
-        }
+        let chain = certificates("cert", &pem.cert)?;
         let key = PrivateKeyDer::from_pem_slice(&pem.key)
-            .map_err(|error| format!("key: {KEYS}: {error}"))?;
+            .map_err(|_| format!("key: {KEYS}; inline, `key: |` keeps its lines"))?;
         let mut config = builder
             .with_single_cert(chain, key)
             .map_err(|error| format!("cert and key do not fit, or {KEYS}: {error}"))?;
@@ -216,14 +211,10 @@ impl TlsSection {
             );
         }
         let mut authorities = RootCertStore::empty();
-        for certificate in CertificateDer::pem_slice_iter(text) {
-            let certificate = certificate.map_err(|error| format!("client_ca: {error}"))?;
+        for certificate in certificates("client_ca", text)? {
             authorities
                 .add(certificate)
                 .map_err(|error| format!("client_ca: {error}"))?;
-        }
-        if authorities.is_empty() {
-            return Err("client_ca: there is no certificate in it (PEM is expected)".to_owned());
         }
         Ok(Some((authorities, clients)))
     }
@@ -240,7 +231,8 @@ impl TlsSection {
                 ))
             }
             other => Err(format!(
-                "client_auth_type '{other}' is none of NoClientCert, VerifyClientCertIfGiven, RequireAndVerifyClientCert"
+                "client_auth_type '{}' is none of NoClientCert, VerifyClientCertIfGiven, RequireAndVerifyClientCert",
+                told(other)
             )),
         }
     }
@@ -322,16 +314,21 @@ fn pem(
         let inline = inline.filter(|text| !text.is_empty());
         return Ok(inline.map(|text| text.as_bytes().to_vec()));
     };
-    if path.as_os_str().as_bytes().contains(&b'\n') {
-        return Err(format!(
-            "{name}_file is no path; the text itself belongs in {name}"
-        ));
-    }
-    let path = directory.join(path);
-    let bytes = super::read(&path);
-    bytes
-        .map(Some)
-        .map_err(|error| format!("{name}_file {}: {error}", path.display()))
+    let read = super::read(&directory.join(path));
+    let read = read.map_err(|error| {
+        // It may be the key itself.
+        let path = told(path.to_str().unwrap_or_default());
+        format!("{name}_file {path}: {error}")
+    });
+    read.map(Some)
+}
+
+/// The error does not quote what was found: that may be a key.
+fn certificates(name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
+    read.ok().filter(|found| !found.is_empty()).ok_or_else(|| {
+        format!("{name}: there is no certificate in it: PEM is expected; inline, `{name}: |` keeps its lines")
+    })
 }
 
 /// As it is registered, and as web configs have it.
@@ -343,7 +340,8 @@ fn name_of(suite: &SupportedCipherSuite) -> String {
 fn unknown_suite(name: &str, all: &[SupportedCipherSuite]) -> String {
     let served: Vec<_> = all.iter().map(name_of).collect();
     format!(
-        "cipher_suites: '{name}' is not served; there are {}",
+        "cipher_suites: '{}' is not served; there are {}",
+        told(name),
         served.join(", ")
     )
 }
