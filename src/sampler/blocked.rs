@@ -66,7 +66,7 @@ impl Blocked {
         outcomes.push((Source::ProcNetUnix, outcome.map_err(|e| e.to_string())));
     }
 
-    /// Whether the next look is due, or this one is to be forgotten, though no queue is full.
+    /// Whether the last look is still shown, so that the next one must not wait for news of a queue.
     pub(super) fn is_pending(&self) -> bool {
         !self.seen.is_empty()
     }
