@@ -50,9 +50,11 @@ impl Blocked {
             matches!(look, Look::Blocked(1..))
                 && sockets.reading(*id).is_some_and(|(r, _)| !r.full())
         });
-        let sleepers = self.seen.drain(..).map(|(id, _)| id);
-        let looked_at = sleepers.chain(sockets.full_unix());
-        self.seen = looked_at.map(|id| (id, Look::Nothing)).collect();
+        self.seen
+            .iter_mut()
+            .for_each(|(_, look)| *look = Look::Nothing);
+        let full = sockets.full_unix().map(|id| (id, Look::Nothing));
+        self.seen.extend(full);
         if self.seen.is_empty() {
             return;
         }

@@ -415,6 +415,48 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_that_becomes_full_between_looks_waits_for_the_next() {
+        let (mut sampler, first, first_address) = sampler_of("one");
+        let (_, second, second_address) = sampler_of("two");
+        let named = |name: &str| {
+            let name = format!("unix:@{name}-{}", std::process::id());
+            Listener::parse(&name).unwrap()
+        };
+        let both = Watch::Configured(vec![named("one"), named("two")]);
+        sampler.watcher = Watcher::new(both, Path::new("/proc"));
+        let procfs = tempfile::tempdir().unwrap();
+        std::fs::create_dir(procfs.path().join("net")).unwrap();
+        let row = |listener: &UnixListener, references: u32| {
+            rustix::net::listen(listener, 0).unwrap();
+            let inode = rustix::fs::fstat(listener).unwrap().st_ino;
+            format!("0: {references:08X} 00000000 00010000 0001 01 {inode} @name\n")
+        };
+        let table = row(&first, 2 + 3) + &row(&second, 2 + 4);
+        std::fs::write(procfs.path().join("net/unix"), table).unwrap();
+        sampler.blocked = Blocked::new(procfs.path());
+        let mut round = |at_ms: u64| {
+            let mut last = Vec::new();
+            sampler.round(Duration::from_millis(at_ms), false, |sample| {
+                let blocked = sample.listeners.iter().map(|l| l.waiting.blocked);
+                last = blocked.collect();
+            });
+            last
+        };
+        assert_eq!(round(0), [Some(0), Some(0)]);
+        let _first = UnixStream::connect_addr(&first_address).unwrap();
+        assert_eq!(round(10), [Some(3), Some(0)]);
+        let _second = UnixStream::connect_addr(&second_address).unwrap();
+        assert_eq!(round(20), [Some(3), None]);
+        assert_eq!(round(110), [Some(3), Some(4)]);
+        // Of a socket that is full and one that was, whichever has the lower number.
+        second.accept().unwrap();
+        assert_eq!(round(210), [Some(3), Some(4)]);
+        let _second = UnixStream::connect_addr(&second_address).unwrap();
+        first.accept().unwrap();
+        assert_eq!(round(310), [Some(3), Some(4)]);
+    }
+
+    #[test]
     fn a_round_is_late_when_it_started_more_than_one_interval_behind() {
         let interval = Duration::from_millis(10);
         assert!(!is_late(Duration::ZERO, interval));

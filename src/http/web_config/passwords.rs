@@ -13,12 +13,12 @@ use subtle::ConstantTimeEq as _;
 /// right is not checked again as long as user, password and hash are the same.
 #[derive(Default)]
 pub(super) struct Passwords {
-    known: Arc<Known>,
+    known: Arc<Mutex<Known>>,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Right passwords by user, with the hash that they were checked against.
-type Known = Mutex<HashMap<String, (String, String)>>;
+type Known = HashMap<String, (String, String)>;
 
 /// Whether this is a hash made by bcrypt.
 pub(super) fn is_hash(text: &str) -> bool {
@@ -73,7 +73,7 @@ impl Passwords {
     }
 }
 
-fn lock(known: &Known) -> MutexGuard<'_, HashMap<String, (String, String)>> {
+fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
     known.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -70,7 +70,7 @@ enum Curve {
 }
 
 /// The PEM that the section has or names.
-#[derive(Clone, PartialEq)]
+#[derive(PartialEq)]
 pub(super) struct Pem {
     cert: Vec<u8>,
     key: Vec<u8>,
