@@ -1,4 +1,4 @@
-//! The table. README's is generated from it, and dashboard, alerts and golden pages are checked against it.
+//! The table. docs/metrics.md is generated from it, and dashboard, alerts and golden pages are checked against it.
 
 use super::family::{Family, Kind, Metric};
 use crate::ledger::{ListenerLedger, Totals, View, WaitTotals};

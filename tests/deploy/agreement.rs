@@ -17,6 +17,7 @@ const PLACES: &[&str] = &[
     "Dockerfile",
     "Makefile",
     "README.md",
+    "docs",
     ".github/workflows",
 ];
 
@@ -95,7 +96,7 @@ fn every_flag_and_variable_exists() {
         .filter_map(|a| a.get_env()?.to_str())
         .collect();
     let (mut seen_flags, mut seen_variables) = (0, 0);
-    for (path, text) in all(&["deploy", "README.md"]) {
+    for (path, text) in all(&["deploy", "docs", "README.md"]) {
         let dotted = r"--(listener\b|(sample|web|discover|nginx|log|path)(\.[a-z-]*[a-z])+)";
         for flag in matches(dotted, &text) {
             // Programs of others have dotted flags, too.
