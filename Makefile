@@ -4,6 +4,8 @@
 # make lint    formatting, lints, documentation
 # make image   the container image, with docker
 # make demo    the failure on real programs: nginx, gunicorn, the exporter and Prometheus; TRANSPORT=tcp for TCP
+# make test-quick   a part of the tests, in under three minutes: without containers, other kernels and a browser
+# make docs    the documentation as a site, in target/site
 # make bench   what it costs, side by side with a bare C loop: a table, also in target/bench.txt
 #
 # Tests, demo and bench make network namespaces. Whoever is not root needs sudo: what cargo builds stays the user's, what the tests leave in
@@ -22,7 +24,7 @@ endif
 # Some tests build as root: what they would download has to be the user's before.
 FETCH = $(CARGO) fetch --locked --target $(HOST)
 
-.PHONY: run test test-kernels lint image demo bench
+.PHONY: run test test-quick test-kernels lint image demo docs bench
 
 run:
 	$(CARGO) run --locked --release
@@ -31,6 +33,15 @@ test:
 	tests/install.sh base browser containers ebpf kernels
 	$(FETCH)
 	$(CARGO) test --locked $(RUN_AS_ROOT)
+
+test-quick:
+	tests/install.sh base
+	$(FETCH)
+	$(CARGO) test --locked $(RUN_AS_ROOT) --lib --bins --test docs --test rules --test system
+
+docs:
+	tests/install.sh docs
+	tests/site.sh
 
 test-kernels:
 	tests/install.sh ebpf kernels

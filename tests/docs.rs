@@ -14,14 +14,26 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 #[test]
 fn the_metrics_reference_is_that_of_the_code() {
-    let mut table =
-        "| metric | type | labels | when | meaning |\n|---|---|---|---|---|\n".to_owned();
+    let mut reference = String::new();
     for metric in TABLE {
-        let (kind, labels) = (metric.kind.name(), metric.labels.join(", "));
-        let (name, when, help) = (metric.name, metric.when, metric.help);
-        writeln!(table, "| `{name}` | {kind} | {labels} | {when} | {help} |").unwrap();
+        let kind = metric.kind.name();
+        let labels = match metric.labels {
+            [] => String::new(),
+            labels => format!(" by `{}`", labels.join("`, `")),
+        };
+        let when = match metric.when {
+            "always" => "always present".to_owned(),
+            when => format!("present if {when}"),
+        };
+        let (name, help) = (metric.name, metric.help);
+        writeln!(
+            reference,
+            "\n### {name}\n\n**{kind}{labels}, {when}.** {help}"
+        )
+        .unwrap();
     }
-    section_is("docs/metrics.md", "metrics", &table);
+    reference.push('\n');
+    section_is("docs/metrics.md", "metrics", &reference);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the tests need on a Debian machine, as root or through sudo.
 #
-#   tests/install.sh [GROUP...]      groups: base containers kernels ebpf browser (default: base)
+#   tests/install.sh [GROUP...]      groups: base containers kernels ebpf browser docs (default: base)
 #
 # Python programs go into a virtual environment at target/tools, so that nothing of the machine's own Python changes.
 set -euo pipefail
@@ -72,12 +72,17 @@ browser() {
   [ -d target/tools/npm/node_modules/playwright-core ] ||
     PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 npm install --silent --no-audit --no-fund --prefix target/tools/npm playwright-core >/dev/null
 }
+docs() {
+  need_cargo
+  [ -x target/tools/bin/mdbook ] ||
+    cargo install --quiet --locked --root target/tools --no-default-features --features search mdbook@0.5
+}
 
 for group in "${@:-base}"; do
   case $group in
-    base | containers | kernels | ebpf | browser) "$group" ;;
+    base | containers | kernels | ebpf | browser | docs) "$group" ;;
     *)
-      echo "tests/install.sh: no group '$group'; there are base, containers, kernels, ebpf, browser" >&2
+      echo "tests/install.sh: no group '$group'; there are base, containers, kernels, ebpf, browser, docs" >&2
       exit 2
       ;;
   esac
