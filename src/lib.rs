@@ -38,6 +38,8 @@
 //! - A round that finds every queue empty and as it was touches neither the ledger nor its lock: such rounds are booked together.
 //! - A decoder does not panic, whatever the bytes; text from outside is printed one to one and never splits a line.
 //! - A failed source fails no scrape: its series are absent and `listen_queue_source_up` is 0.
+//! - Where `sock_diag` is not available, the tables of `/proc/net` have a part of the figures. A limit that nobody reports is absent, not
+//!   guessed.
 //! - The application's sockets and files are never connected to, written or locked.
 //! - A file that protects the page opens no door when it goes wrong: what was protected stays so until a restart.
 //! - There is no `unsafe` code; the eBPF program is C, and libbpf loads it.

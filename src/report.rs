@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use crate::ledger::{ListenerLedger, Recent, SourceFigures, View};
-use crate::sample::{Presence, Source};
+use crate::sample::{LimitSource, Presence, Source};
 
 /// Everything.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -114,12 +114,18 @@ pub struct QueueReport {
     pub sockets: usize,
     /// Connections waiting for `accept()`.
     pub depth: u64,
-    /// Limit that the kernel holds.
-    pub backlog: u64,
+    /// Limit of the queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u64>,
     /// Depth at which the next connection is turned away.
-    pub capacity: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity: Option<u64>,
+    /// The most that the capacity can be, where it is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub capacity_at_most: Option<u64>,
     /// Depth by capacity of the fullest socket.
-    pub utilization: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub utilization: Option<f64>,
     /// Whether a socket turns the next connection away.
     pub full: bool,
     /// The limit of each socket, if all have the same.
@@ -149,10 +155,12 @@ pub struct QueueReport {
 pub struct TotalsReport {
     /// Highest depth of the peak window.
     pub depth_peak: u32,
-    /// Time seen full.
-    pub full_seconds: f64,
-    /// Times it became full.
-    pub full_episodes: u64,
+    /// Time seen full; left out where the limit is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full_seconds: Option<f64>,
+    /// Times it became full; left out where the limit is not known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full_episodes: Option<u64>,
     /// Packets dropped at its TCP sockets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drops: Option<u64>,
@@ -197,6 +205,7 @@ impl Report {
 impl ListenerReport {
     fn new(ledger: &ListenerLedger, somaxconn: Option<u32>) -> Self {
         let address = &ledger.listener.address;
+        let is_limited = ledger.limit != LimitSource::Unknown;
         let (state, reason) = match &ledger.presence {
             Presence::Up => (State::Up, None),
             Presence::Missing(absence) => (State::Missing, Some(absence.to_string())),
@@ -214,9 +223,9 @@ impl ListenerReport {
             queue: ledger.up().then(|| QueueReport::new(ledger, somaxconn)),
             totals: ledger.totals.as_ref().map(|totals| TotalsReport {
                 depth_peak: totals.peak.highest(),
-                full_seconds: totals.full.as_secs_f64(),
-                full_episodes: totals.full_episodes,
-                drops: totals.drops,
+                full_seconds: is_limited.then_some(totals.full.as_secs_f64()),
+                full_episodes: is_limited.then_some(totals.full_episodes),
+                drops: totals.drops.filter(|_| ledger.limit == LimitSource::Kernel),
                 replacements: totals.replacements,
             }),
             refused_connects: BTreeMap::new(),
@@ -225,9 +234,18 @@ impl ListenerReport {
 }
 
 impl QueueReport {
+    /// The utilization, or where that is not known the least that it can be, if that is known.
+    #[must_use]
+    pub fn utilization_at_least(&self) -> Option<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "a depth is below 2^53")]
+        let least = |bound: u64| self.depth as f64 / bound as f64;
+        self.utilization
+            .or_else(|| self.capacity_at_most.map(least))
+    }
+
     fn new(ledger: &ListenerLedger, somaxconn: Option<u32>) -> Self {
         let requested = ledger.listener.requested_backlog;
-        let mut limits = ledger.readings.iter().map(|reading| reading.backlog);
+        let mut limits = ledger.readings.iter().filter_map(|reading| reading.backlog);
         let first = limits.next();
         let each = first.filter(|first| limits.all(|limit| limit == *first));
         Self {
@@ -235,17 +253,27 @@ impl QueueReport {
             depth: ledger.depth(),
             backlog: ledger.backlog(),
             capacity: ledger.capacity(),
+            capacity_at_most: ledger.capacity_at_most(somaxconn),
             utilization: ledger.utilization(),
             full: ledger.full(),
             each,
             requested_backlog: requested,
-            limit: explain(each, ledger.readings.len(), requested, somaxconn),
+            limit: match ledger.limit {
+                LimitSource::Unknown => unknown(somaxconn),
+                _ => explain(each, ledger.readings.len(), requested, somaxconn),
+            },
             oldest_wait_seconds: ledger.waits.oldest.map(|wait| wait.as_secs_f64()),
             abandoned_connections: ledger.waits.abandoned,
             blocked_connects: ledger.waits.blocked,
             syn_queue_depth: ledger.waits.half_open,
         }
     }
+}
+
+/// `listen(2)` grants no more than `net.core.somaxconn`.
+fn unknown(somaxconn: Option<u32>) -> String {
+    let bound = somaxconn.map_or(String::new(), |somaxconn| format!(" (at most {somaxconn})"));
+    format!("limit unknown{bound}: sock_diag is not available here, configure backlog=")
 }
 
 fn explain(

@@ -21,6 +21,8 @@ pub struct Sample {
     pub took: Duration,
     /// Whether it started over one interval late.
     pub late: bool,
+    /// How far it is from the round before, where rounds are further apart than configured because a source costs too much.
+    pub distance: Option<Duration>,
     /// Every listener that is watched. One that discovery no longer finds is not in it.
     pub listeners: Vec<Watched>,
     /// Listeners beyond `--discover.limit`.
@@ -29,6 +31,8 @@ pub struct Sample {
     pub slow: Option<Slow>,
     /// How each source that was asked did.
     pub outcomes: Vec<(Source, Result<(), String>)>,
+    /// Rows of tables that could not be read and were left out.
+    pub unreadable: Vec<(Source, u64)>,
 }
 
 /// What changes slowly or costs more than a round.
@@ -73,10 +77,24 @@ pub struct Watched {
     pub listener: Arc<Listener>,
     /// Whether there is something to read.
     pub presence: Presence,
+    /// Where the limits of its queues come from.
+    pub limit: LimitSource,
     /// One a socket; empty unless present.
     pub readings: Vec<Reading>,
     /// Who waits in its queues, as far as was looked.
     pub waiting: Waiting,
+}
+
+/// Where the limit of a queue comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LimitSource {
+    /// The kernel reports it, through `sock_diag`.
+    #[default]
+    Kernel,
+    /// It is the smaller of `backlog=` and `net.core.somaxconn`: `sock_diag` is not available.
+    Told,
+    /// Nobody reports it: `sock_diag` is not available.
+    Unknown,
 }
 
 /// Who waits in the queues of a listener.
@@ -87,6 +105,8 @@ pub struct Waiting {
     /// The lists one after the other, as many clients each as the reading's depth, the head of the queue first: the inode of the
     /// client's socket, 0 once the client has gone.
     pub clients: Vec<u32>,
+    /// Connections in the queues of a unix listener whose client has gone, where `/proc/net/unix` reports them instead of the lists.
+    pub abandoned: Option<u64>,
     /// `connect()` calls that sleep because a queue of a unix listener is full.
     pub blocked: Option<u64>,
     /// What the last look at a TCP listener's connections found. There is one only while its queue is not empty.
@@ -111,8 +131,8 @@ pub struct Reading {
     pub id: SocketId,
     /// Connections waiting for `accept()`.
     pub depth: u32,
-    /// The limit that the kernel holds for the socket; it is full one above.
-    pub backlog: u32,
+    /// The limit of the socket; it is full one above. Absent where nobody reports it.
+    pub backlog: Option<u32>,
     /// Packets dropped at a TCP listener since its birth, wrapping at 2^32.
     pub drops: Option<u32>,
 }
@@ -154,8 +174,10 @@ pub enum Source {
     Netstat,
     /// The settings.
     Sysctl,
-    /// Blocked connects.
+    /// Blocked connects, and unix listeners where `unix_diag` is not available.
     ProcNetUnix,
+    /// TCP listeners where `inet_diag` is not available.
+    ProcNetTcp,
     /// Refused connects and timeouts, from nginx's error log.
     NginxLog,
     /// Refused connects, from a hook in the kernel.
@@ -172,8 +194,21 @@ impl Source {
             Self::Netstat => "netstat",
             Self::Sysctl => "sysctl",
             Self::ProcNetUnix => "proc_net_unix",
+            Self::ProcNetTcp => "proc_net_tcp",
             Self::NginxLog => "nginx_log",
             Self::Ebpf => "ebpf",
+        }
+    }
+}
+
+impl LimitSource {
+    /// The `limit` label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Told => "told",
+            Self::Unknown => "unknown",
         }
     }
 }
@@ -190,13 +225,13 @@ impl Reading {
     /// Whether the next connection is turned away.
     #[must_use]
     pub fn full(&self) -> bool {
-        self.depth > self.backlog
+        self.backlog.is_some_and(|backlog| self.depth > backlog)
     }
 
     /// The depth at which the next connection is turned away.
     #[must_use]
-    pub fn capacity(&self) -> u64 {
-        u64::from(self.backlog) + 1
+    pub fn capacity(&self) -> Option<u64> {
+        self.backlog.map(|backlog| u64::from(backlog) + 1)
     }
 }
 

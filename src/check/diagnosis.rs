@@ -52,6 +52,8 @@ pub enum Kind {
     Overflowing,
     /// A source failed.
     SourceFailed,
+    /// A source failed, and another one has a part of its figures.
+    Degraded,
     /// No listener at all.
     NoListener,
     /// There are more listeners than are looked at.
@@ -86,7 +88,7 @@ pub struct Findings<'a> {
     /// `net.core.somaxconn`.
     pub somaxconn: Option<u32>,
     /// Sources that failed, and why.
-    pub failures: &'a [(&'static str, String)],
+    pub failures: &'a [Failure],
     /// Stale sockets: the listener that bears their name, and the connections that they hold.
     pub stale: &'a [(String, u64)],
     /// Listeners whose socket file exists without a listener here.
@@ -105,17 +107,35 @@ pub struct Findings<'a> {
     pub look: Duration,
 }
 
+/// A source that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Its name.
+    pub source: &'static str,
+    /// Why.
+    pub reason: String,
+    /// Whether a table of `/proc/net` is read in its place.
+    pub has_fallback: bool,
+}
+
 /// Everything that is wrong, worst first.
 #[must_use]
 pub fn diagnose(findings: &Findings) -> Vec<Diagnosis> {
     let mut found = Vec::new();
-    for (source, reason) in findings.failures {
+    for failure in findings.failures {
+        let (severity, kind, remedy) = if failure.has_fallback {
+            let remedy = "allow sock_diag as said above; until then give the limits with --listener ADDRESS,backlog=N";
+            (Severity::Warning, Kind::Degraded, remedy)
+        } else {
+            let remedy = remedy_for_source(failure.source);
+            (Severity::Blind, Kind::SourceFailed, remedy)
+        };
         found.push(Diagnosis {
-            severity: Severity::Blind,
-            kind: Kind::SourceFailed,
+            severity,
+            kind,
             listener: None,
-            evidence: format!("{source} failed: {reason}"),
-            remedy: remedy_for_source(source).to_owned(),
+            evidence: format!("{} failed: {}", failure.source, failure.reason),
+            remedy: remedy.to_owned(),
         });
     }
     if findings.listeners.is_empty() && findings.failures.is_empty() {
@@ -188,7 +208,11 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
         });
     };
     let (Some(queue), Some(totals)) = (&listener.queue, &listener.totals) else {
-        if let Some(totals) = listener.totals.as_ref().filter(|t| t.full_episodes > 0) {
+        if let Some(totals) = listener
+            .totals
+            .as_ref()
+            .filter(|t| t.full_episodes > Some(0))
+        {
             note(
                 Severity::Critical,
                 Kind::WasFull,
@@ -284,8 +308,8 @@ fn asked(listener: &ListenerReport, queue: &QueueReport, findings: &Findings) ->
 fn was_full(totals: &TotalsReport, look: Duration) -> String {
     format!(
         "was full for {:.0} ms, {}, within {:.1} s",
-        totals.full_seconds * 1e3,
-        times(totals.full_episodes),
+        totals.full_seconds.unwrap_or_default() * 1e3,
+        times(totals.full_episodes.unwrap_or_default()),
         look.as_secs_f64()
     )
 }
@@ -297,14 +321,27 @@ fn crowding(
     findings: &Findings,
     note: &mut impl FnMut(Severity, Kind, String, String),
 ) {
+    let Some(capacity) = queue.capacity.or(queue.capacity_at_most) else {
+        return;
+    };
     #[expect(clippy::cast_precision_loss, reason = "a capacity is below 2^42")]
-    let peak = f64::from(totals.depth_peak) / queue.capacity.max(1) as f64;
+    let peak = f64::from(totals.depth_peak) / capacity.max(1) as f64;
     let next = match listener.family {
         "unix" => "the next connect() gets EAGAIN, or sleeps if it blocks",
         _ => "the next SYN is dropped, and its client tries again a second later",
     };
     let raise = raise(queue, findings.somaxconn);
-    if queue.full {
+    if queue.capacity.is_none() {
+        let evidence = format!(
+            "{} connections waited at the peak; the limit is not known, but not above {capacity}",
+            totals.depth_peak
+        );
+        if peak >= 1.0 {
+            note(Severity::Critical, Kind::WasFull, evidence, raise);
+        } else if peak >= NEAR {
+            note(Severity::Warning, Kind::NearlyFull, evidence, raise);
+        }
+    } else if queue.full {
         let sleeping = match queue.blocked_connects {
             Some(blocked) if blocked > 0 => format!("; {blocked} connects sleep before it"),
             _ => String::new(),
@@ -314,30 +351,30 @@ fn crowding(
             Kind::Full,
             match queue.sockets {
                 1 => format!(
-                    "{} of {} connections wait: {next}{sleeping}",
-                    queue.depth, queue.capacity
+                    "{} of {capacity} connections wait: {next}{sleeping}",
+                    queue.depth
                 ),
                 sockets => format!(
-                    "one of its {sockets} sockets is full, {} of {} connections wait in all: if it is that one's turn, {next}{sleeping}",
-                    queue.depth, queue.capacity
+                    "one of its {sockets} sockets is full, {} of {capacity} connections wait in all: if it is that one's turn, {next}{sleeping}",
+                    queue.depth
                 ),
             },
             raise,
         );
-    } else if totals.full_episodes > 0 {
+    } else if totals.full_episodes > Some(0) {
         note(
             Severity::Critical,
             Kind::WasFull,
             format!("{}: while it is, {next}", was_full(totals, findings.look)),
             raise,
         );
-    } else if peak.max(queue.utilization) >= NEAR {
+    } else if queue.utilization.is_some_and(|now| peak.max(now) >= NEAR) {
         note(
             Severity::Warning,
             Kind::NearlyFull,
             format!(
-                "{} of {} connections waited at the peak",
-                totals.depth_peak, queue.capacity
+                "{} of {capacity} connections waited at the peak",
+                totals.depth_peak
             ),
             raise,
         );

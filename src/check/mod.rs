@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-pub use diagnosis::{Diagnosis, Findings, Kind, NEAR, Severity, diagnose, exit_code};
+pub use diagnosis::{Diagnosis, Failure, Findings, Kind, NEAR, Severity, diagnose, exit_code};
 
 use crate::cli::{CheckFormat, CheckOptions};
 use crate::kernel::netstat::{Netstat, TcpExt};
@@ -149,10 +149,19 @@ fn look(options: CheckOptions) -> io::Result<u8> {
     let report = Report::new(&view);
     let owners = owners_of(&view, &procfs);
     let told = told.lock().unwrap_or_else(PoisonError::into_inner);
-    let failures: Vec<(&'static str, String)> = told
+    let works = |source: Source| view.sources.get(&source).is_some_and(|figures| figures.up);
+    let failures: Vec<Failure> = told
         .failures
         .iter()
-        .map(|(source, reason)| (source.name(), reason.clone()))
+        .map(|(source, reason)| Failure {
+            source: source.name(),
+            reason: reason.clone(),
+            has_fallback: match source {
+                Source::UnixDiag => works(Source::ProcNetUnix),
+                Source::InetDiag => works(Source::ProcNetTcp),
+                _ => false,
+            },
+        })
         .collect();
     let gone = |name: &&String| view.listener(name).is_none();
     let gone_full: Vec<String> = told.full.iter().filter(gone).cloned().collect();

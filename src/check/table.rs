@@ -10,7 +10,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 use super::diagnosis::{Diagnosis, NEAR, Severity};
 use crate::kernel::owner::Owner;
-use crate::report::{ListenerReport, Report};
+use crate::report::{ListenerReport, QueueReport, Report};
 
 /// How the text is fitted to where it goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,7 +164,7 @@ fn row(listener: &ListenerReport, owner: Option<&Owner>, style: Style) -> Vec<St
     };
     let colour = match () {
         () if queue.full => Some(RED),
-        () if queue.utilization >= NEAR => Some(YELLOW),
+        () if queue.utilization_at_least() >= Some(NEAR) => Some(YELLOW),
         () => None,
     };
     let paint = |text: String| match colour {
@@ -175,15 +175,29 @@ fn row(listener: &ListenerReport, owner: Option<&Owner>, style: Style) -> Vec<St
         listener.name.clone(),
         paint(queue.depth.to_string()),
         totals.depth_peak.to_string(),
-        queue.capacity.to_string(),
-        paint(format!("{:.0} %", queue.utilization * 100.0)),
-        format!("{:.2} s", totals.full_seconds),
+        capacity(queue),
+        paint(
+            queue
+                .utilization
+                .map_or_else(unknown, |part| format!("{:.0} %", part * 100.0)),
+        ),
+        totals
+            .full_seconds
+            .map_or_else(unknown, |full| format!("{full:.2} s")),
         queue
             .oldest_wait_seconds
             .map_or_else(unknown, |wait| format!("{wait:.2} s")),
         totals.drops.map_or_else(unknown, |drops| drops.to_string()),
         owner.map_or_else(unknown, holders),
     ]
+}
+
+fn capacity(queue: &QueueReport) -> String {
+    match (queue.capacity, queue.capacity_at_most) {
+        (Some(capacity), _) => capacity.to_string(),
+        (None, Some(bound)) => format!("<= {bound}"),
+        (None, None) => UNKNOWN.to_owned(),
+    }
 }
 
 fn holders(owner: &Owner) -> String {

@@ -152,6 +152,12 @@ impl App {
         ledger.view().last_sample
     }
 
+    /// The distance between rounds, as it is now.
+    fn pace(&self) -> Duration {
+        let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        ledger.view().distance.unwrap_or(self.interval)
+    }
+
     /// The figures, and what the queues did from part `since` on; and the part that is next.
     fn live(&self, since: u64) -> (LiveReport, u64) {
         let (view, recent) = {
@@ -341,7 +347,7 @@ async fn serve_saturation(
 }
 
 async fn serve_health(State(app): State<Arc<App>>) -> Response {
-    match health(app.last_sample(), (app.now)(), app.interval) {
+    match health(app.last_sample(), (app.now)(), app.pace()) {
         Ok(()) => (StatusCode::OK, "healthy\n").into_response(),
         Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, reason).into_response(),
     }

@@ -20,8 +20,29 @@ pub mod unix;
 pub struct SocketId {
     /// Inode number in sockfs.
     pub inode: u32,
-    /// `sock_gen_cookie()`: unique since boot.
+    /// `sock_gen_cookie()`: unique since boot. [`Self::NO_COOKIE`] from a table, which does not have it.
     pub cookie: [u8; 8],
+}
+
+impl SocketId {
+    /// No socket has this cookie (`gen_cookie_next`, cookie.h, counts from 1).
+    pub const NO_COOKIE: [u8; 8] = [0; 8];
+
+    /// A socket of a table.
+    #[must_use]
+    pub fn without_cookie(inode: u32) -> Self {
+        Self {
+            inode,
+            cookie: Self::NO_COOKIE,
+        }
+    }
+
+    /// Whether both can be the same socket: one of the cookies may not be known.
+    #[must_use]
+    pub fn may_be(self, other: Self) -> bool {
+        let unknown = self.cookie == Self::NO_COOKIE || other.cookie == Self::NO_COOKIE;
+        self.inode == other.inode && (unknown || self.cookie == other.cookie)
+    }
 }
 
 #[cfg(test)]

@@ -31,10 +31,10 @@ pub struct Found {
     pub sockets: usize,
     /// Connections waiting.
     pub depth: u64,
-    /// Limit that the kernel holds.
-    pub backlog: u64,
-    /// Limit plus one a socket.
-    pub capacity: u64,
+    /// Limit of the queue, if known.
+    pub backlog: Option<u64>,
+    /// Limit plus one a socket, if known.
+    pub capacity: Option<u64>,
     /// `net.core.somaxconn`, if known.
     pub somaxconn: Option<u32>,
 }

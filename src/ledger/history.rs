@@ -15,6 +15,8 @@ pub struct History {
     /// Number of the part after the last of `parts`, counted from the clock's zero.
     end: u64,
     parts: VecDeque<Part>,
+    /// How many parts in a row may be without a round at the pace of the last one.
+    longest_gap: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,11 +58,14 @@ impl History {
             length: part_length(interval),
             end: 0,
             parts: VecDeque::new(),
+            longest_gap: 1,
         }
     }
 
-    /// Books a round at `at`, which never goes back.
-    pub fn observe(&mut self, at: Duration, depth: u64, utilization: f64) {
+    /// Books a round at `at`, which never goes back, and which is `distance` from the one before.
+    pub fn observe(&mut self, at: Duration, distance: Duration, depth: u64, utilization: f64) {
+        let parts = part_at(distance, self.length).max(1);
+        self.longest_gap = usize::try_from(parts).unwrap_or(PARTS);
         let end = part_at(at, self.length) + 1;
         let passed = end.saturating_sub(self.end);
         if passed > PARTS as u64 {
@@ -112,7 +117,9 @@ impl History {
         #[expect(clippy::cast_possible_truncation, reason = "as what is kept")]
         let utilization = utilization as f32;
         let above = |part: &Part| part.lowest > utilization;
-        let gap = parts.windows(2).any(|pair| pair == [None, None]);
+        let gap = parts
+            .windows(self.longest_gap + 1)
+            .any(|parts| parts.iter().all(Option::is_none));
         let known = parts.iter().flatten();
         !gap && known.clone().next().is_some() && known.clone().all(above)
     }
@@ -139,9 +146,9 @@ mod tests {
     fn nothing_between_two_points_is_lost_and_gaps_are_gaps() {
         let mut history = History::new(INTERVAL);
         for at in (0..1000).step_by(10) {
-            history.observe(ms(at), if at == 260 { 129 } else { 1 }, 0.0);
+            history.observe(ms(at), ms(10), if at == 260 { 129 } else { 1 }, 0.0);
         }
-        history.observe(ms(1600), 7, 0.0);
+        history.observe(ms(1600), ms(10), 7, 0.0);
         let peaks: Vec<_> = (0..8).map(|part| history.peak(part)).collect();
         let expected = [1, 129, 1, 1].map(Some).into_iter();
         let expected = expected.chain([None, None, Some(7), None]);
@@ -154,11 +161,11 @@ mod tests {
         let asked = |history: &History, now| history.stayed_above(ms(now), ms(1000), 0.9);
         assert!(!asked(&history, 0));
         for at in (10_000..12_000).step_by(10) {
-            history.observe(ms(at), 9, 0.95);
+            history.observe(ms(at), ms(10), 9, 0.95);
             // Known is what was seen: the window begins at a quarter, and one quarter may lack a round.
             assert_eq!(asked(&history, at), at >= 10_750, "{at}");
         }
-        history.observe(ms(12_000), 8, 0.9);
+        history.observe(ms(12_000), ms(10), 8, 0.9);
         assert!(!asked(&history, 12_000));
     }
 
@@ -166,11 +173,11 @@ mod tests {
     fn after_a_stall_nothing_is_known() {
         let mut history = History::new(INTERVAL);
         for at in (0..2000).step_by(10) {
-            history.observe(ms(at), 9, 1.0);
+            history.observe(ms(at), ms(10), 9, 1.0);
         }
         assert!(history.stayed_above(ms(2000), ms(1000), 0.9));
         assert!(!history.stayed_above(ms(4000), ms(1000), 0.9));
-        history.observe(ms(4000), 9, 1.0);
+        history.observe(ms(4000), ms(10), 9, 1.0);
         assert!(!history.stayed_above(ms(4000), ms(1000), 0.9));
     }
 
@@ -184,7 +191,7 @@ mod tests {
             let mut at = 0;
             for (step, depth) in rounds {
                 at += step;
-                history.observe(ms(at), depth, 0.5);
+                history.observe(ms(at), ms(10), depth, 0.5);
                 let peak = seen.entry(at / 250).or_default();
                 *peak = depth.max(*peak);
                 prop_assert!(history.parts.len() <= PARTS);

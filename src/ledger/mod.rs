@@ -70,6 +70,8 @@ pub struct View {
     pub ignored_listeners: usize,
     /// Start of the last round on the monotonic clock; absent before the first.
     pub last_sample: Option<Duration>,
+    /// The distance of the last two rounds, if they are further apart than configured.
+    pub distance: Option<Duration>,
 }
 
 /// How a source does.
@@ -135,6 +137,7 @@ impl Ledger {
                 sample_duration: Histogram::new(SAMPLE_DURATION),
                 ignored_listeners: 0,
                 last_sample: None,
+                distance: None,
             },
             books: Vec::new(),
             places: Vec::new(),
@@ -191,16 +194,21 @@ impl Ledger {
         view.sample_duration.observe(sample.took.as_secs_f64());
         view.ignored_listeners = sample.ignored_listeners;
         view.last_sample = Some(sample.at);
+        view.distance = sample.distance;
         if let Some(slow) = &sample.slow {
             view.slow.clone_from(slow);
+        }
+        for (source, rows) in &sample.unreadable {
+            view.sources.entry(*source).or_default().errors += rows;
         }
         for (source, outcome) in &sample.outcomes {
             self.book_source(*source, outcome.as_ref().err());
         }
+        let interval = sample.distance.unwrap_or(self.interval);
         self.places.resize(sample.listeners.len(), 0);
         for (index, watched) in sample.listeners.iter().enumerate() {
             let place = self.place(index, watched);
-            self.book_listener(sample.at, watched, place);
+            self.book_listener(sample.at, interval, watched, place);
         }
         if self.view.listeners.len() > sample.listeners.len() {
             self.retire(sample);
@@ -254,7 +262,7 @@ impl Ledger {
         place
     }
 
-    fn book_listener(&mut self, at: Duration, watched: &Watched, place: usize) {
+    fn book_listener(&mut self, at: Duration, interval: Duration, watched: &Watched, place: usize) {
         let (Some(ledger), Some(books)) = (
             self.view.listeners.get_mut(place),
             self.books.get_mut(place),
@@ -267,12 +275,14 @@ impl Ledger {
             followers,
             history,
         } = books;
-        let change = ledger.observe(at, self.interval, self.peak_window, watched, before);
+        let change = ledger.observe(at, interval, self.peak_window, watched, before);
         ledger.observe_waits(at, &watched.waiting, followers);
-        if ledger.up() {
-            history.observe(at, ledger.depth(), ledger.utilization());
-        }
         let somaxconn = self.view.slow.settings.somaxconn;
+        if ledger.up() {
+            // Nothing known counts as an empty queue: nobody takes a pod out of rotation for it.
+            let utilization = ledger.utilization_at_least(somaxconn).unwrap_or(0.0);
+            history.observe(at, interval, ledger.depth(), utilization);
+        }
         let listener = || watched.listener.clone();
         // What changed within a quiet minute is told when that is over, if it still is so.
         let event = match &watched.presence {
@@ -338,6 +348,7 @@ impl Ledger {
             let gone = Watched {
                 listener: ledger.listener.clone(),
                 presence: Presence::Missing(Absence::NotListening),
+                limit: ledger.limit,
                 readings: Vec::new(),
                 waiting: Waiting::default(),
             };
@@ -411,13 +422,14 @@ mod tests {
         Watched {
             listener: Arc::new(Listener::discovered(address)),
             presence: Presence::Up,
+            limit: crate::sample::LimitSource::Kernel,
             readings: vec![Reading {
                 id: SocketId {
                     inode,
                     cookie: [1; 8],
                 },
                 depth,
-                backlog: 5,
+                backlog: Some(5),
                 drops: None,
             }],
             waiting: Waiting::default(),

@@ -9,7 +9,7 @@ use super::peak::Peak;
 use super::waits::{Followers, WaitTotals, Waits};
 use crate::kernel::SocketId;
 use crate::listener::{Address, Listener};
-use crate::sample::{Presence, Reading, Waiting, Watched};
+use crate::sample::{LimitSource, Presence, Reading, Waiting, Watched};
 
 /// Upper bounds of the utilization histogram.
 pub const UTILIZATION: &[f64; 8] = &[0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0];
@@ -23,6 +23,8 @@ pub struct ListenerLedger {
     pub listener: Arc<Listener>,
     /// Whether it was there in the last round.
     pub presence: Presence,
+    /// Where the limits of its queues come from.
+    pub limit: LimitSource,
     /// Its sockets in the last round; empty unless present.
     pub readings: Vec<Reading>,
     /// Who waits in its queues.
@@ -72,6 +74,7 @@ impl ListenerLedger {
         Self {
             listener,
             presence: Presence::Unknown,
+            limit: LimitSource::Kernel,
             readings: Vec::new(),
             waits: Waits::default(),
             totals: None,
@@ -90,24 +93,42 @@ impl ListenerLedger {
         self.readings.iter().map(|r| u64::from(r.depth)).sum()
     }
 
-    /// The sockets' limits added up.
+    /// The sockets' limits added up; absent if one of them is not known.
     #[must_use]
-    pub fn backlog(&self) -> u64 {
-        self.readings.iter().map(|r| u64::from(r.backlog)).sum()
+    pub fn backlog(&self) -> Option<u64> {
+        self.readings.iter().map(|r| r.backlog.map(u64::from)).sum()
     }
 
-    /// The sockets' capacities added up.
+    /// The sockets' capacities added up; absent if one of them is not known.
     #[must_use]
-    pub fn capacity(&self) -> u64 {
+    pub fn capacity(&self) -> Option<u64> {
         self.readings.iter().map(Reading::capacity).sum()
     }
 
-    /// Depth by capacity of the fullest socket; above 1 after `listen()` was called again with a smaller backlog.
+    /// The most that the capacity can be where it is not known: `listen(2)` grants no more than `net.core.somaxconn`.
     #[must_use]
-    pub fn utilization(&self) -> f64 {
+    pub fn capacity_at_most(&self, somaxconn: Option<u32>) -> Option<u64> {
+        let each = u64::from(somaxconn?) + 1;
+        let is_unknown = self.up() && self.limit == LimitSource::Unknown;
+        is_unknown.then_some(each * self.readings.len() as u64)
+    }
+
+    /// Depth by capacity of the fullest socket; above 1 after `listen()` was called again with a smaller backlog. Absent if a limit is not
+    /// known.
+    #[must_use]
+    pub fn utilization(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "a capacity is below 2^33")]
-        let of = |reading: &Reading| f64::from(reading.depth) / reading.capacity() as f64;
-        self.readings.iter().map(of).fold(0.0, f64::max)
+        let of = |reading: &Reading| Some(f64::from(reading.depth) / reading.capacity()? as f64);
+        let mut each = self.readings.iter().map(of);
+        each.try_fold(0.0, |highest, each| Some(f64::max(highest, each?)))
+    }
+
+    /// The utilization, or where that is not known the least that it can be, if that is known.
+    #[must_use]
+    pub fn utilization_at_least(&self, somaxconn: Option<u32>) -> Option<f64> {
+        #[expect(clippy::cast_precision_loss, reason = "a depth is below 2^53")]
+        let least = || Some(self.depth() as f64 / self.capacity_at_most(somaxconn)? as f64);
+        self.utilization().or_else(least)
     }
 
     /// Whether a socket turns the next connection away.
@@ -136,6 +157,7 @@ impl ListenerLedger {
     ) -> Change {
         let readings = watched.readings.as_slice();
         self.presence.clone_from(&watched.presence);
+        self.limit = watched.limit;
         self.readings.clear();
         self.readings.extend_from_slice(readings);
         if !self.up() {
@@ -143,12 +165,17 @@ impl ListenerLedger {
             before.was_full &= self.presence == Presence::Unknown;
             return Change::default();
         }
-        let (depth, utilization, full) = (self.depth(), self.utilization(), self.full());
+        let (depth, utilization) = (self.depth(), self.utilization());
+        // An episode goes on while the limit is not known, unless the queue is empty.
+        let is_known = utilization.is_some();
+        let full = self.full();
         let totals = self.totals.get_or_insert_with(|| Totals::new(peak_window));
         totals
             .peak
             .observe(at, u32::try_from(depth).unwrap_or(u32::MAX));
-        totals.utilization.observe(utilization);
+        if let Some(utilization) = utilization {
+            totals.utilization.observe(utilization);
+        }
         let change = Change {
             replaced: before.replaced_by(readings),
             became_full: full && !before.was_full,
@@ -161,7 +188,7 @@ impl ListenerLedger {
         if let Some(increase) = before.drops_until(readings) {
             *totals.drops.get_or_insert(0) += increase;
         }
-        before.was_full = full;
+        before.was_full = full || (!is_known && before.was_full && depth > 0);
         change
     }
 
@@ -173,6 +200,15 @@ impl ListenerLedger {
         followers: &mut Followers,
     ) {
         self.waits = match (&self.presence, &self.listener.address, &mut self.totals) {
+            // The tables have no order, so nobody can be followed in them.
+            (Presence::Up, ..) if self.limit != LimitSource::Kernel => {
+                followers.clear();
+                Waits {
+                    abandoned: waiting.abandoned,
+                    blocked: waiting.blocked,
+                    ..Waits::default()
+                }
+            }
             (Presence::Up, Address::Unix(_), Some(totals)) => {
                 let totals = totals.waits.get_or_insert_default();
                 followers.follow(at, &self.readings, waiting, totals)
@@ -207,8 +243,18 @@ impl Totals {
 impl Before {
     /// The address is taken over when none of the sockets that served it is left: a group that grows or shrinks is not.
     fn replaced_by(&mut self, readings: &[Reading]) -> bool {
-        let still = |reading: &Reading| self.origin.contains(&reading.id);
-        if readings.iter().any(still) {
+        let origin = &mut self.origin;
+        let mut still = false;
+        for reading in readings {
+            if let Some(known) = origin.iter_mut().find(|known| known.may_be(reading.id)) {
+                still = true;
+                // A cookie that was not known is known from now on.
+                if known.cookie == SocketId::NO_COOKIE {
+                    *known = reading.id;
+                }
+            }
+        }
+        if still {
             return false;
         }
         let replaced = !self.origin.is_empty();
@@ -288,7 +334,7 @@ mod tests {
         Reading {
             id: SocketId { inode, cookie },
             depth,
-            backlog,
+            backlog: Some(backlog),
             drops: Some(drops),
         }
     }
@@ -300,6 +346,7 @@ mod tests {
                 [] => Presence::Missing(Absence::NotListening),
                 _ => Presence::Up,
             },
+            limit: LimitSource::Kernel,
             readings: readings.to_vec(),
             waiting: Waiting::default(),
         };
@@ -322,7 +369,7 @@ mod tests {
         assert_eq!(totals.peak.highest(), 6);
         assert_eq!(
             (ledger.depth(), ledger.backlog(), ledger.capacity()),
-            (5, 5, 6)
+            (5, Some(5), Some(6))
         );
     }
 
@@ -334,6 +381,7 @@ mod tests {
         let unknown = Watched {
             listener: books.ledger.listener.clone(),
             presence: Presence::Unknown,
+            limit: LimitSource::Kernel,
             readings: Vec::new(),
             waiting: Waiting::default(),
         };
@@ -359,10 +407,10 @@ mod tests {
     fn the_utilization_of_a_group_is_that_of_its_fullest_socket() {
         let mut books = books();
         observe(&mut books, 10, &[reading(1, 0, 9, 0), reading(2, 10, 9, 0)]);
-        assert!((books.ledger.utilization() - 1.0).abs() < f64::EPSILON);
+        assert_eq!(books.ledger.utilization(), Some(1.0));
         assert!(books.ledger.full());
         observe(&mut books, 20, &[reading(1, 512, 5, 0)]);
-        assert!(books.ledger.utilization() > 85.0);
+        assert!(books.ledger.utilization() > Some(85.0));
     }
 
     #[test]
@@ -494,7 +542,7 @@ mod tests {
                 if !now.is_empty() && origin.is_disjoint(&now) {
                     origin.clone_from(&now);
                 }
-                let is_full = readings.iter().any(|reading| reading.depth > reading.backlog);
+                let is_full = readings.iter().any(|reading| Some(reading.depth) > reading.backlog);
                 let became_full = is_full && !was_full;
                 was_full = is_full;
                 prop_assert_eq!(change, Change { replaced, became_full });
@@ -507,7 +555,7 @@ mod tests {
                 }
                 up += 1;
                 idle += u64::from(readings.iter().all(|reading| reading.depth == 0));
-                at_most_full += u64::from(readings.iter().all(|r| r.depth <= r.backlog + 1));
+                at_most_full += u64::from(readings.iter().all(|r| Some(r.depth) <= r.backlog.map(|b| b + 1)));
                 depths.push((at_ms, readings.iter().map(|reading| reading.depth).sum()));
 
                 let totals = books.totals();

@@ -159,7 +159,7 @@ mod tests {
                         cookie: [*socket; 8],
                     },
                     depth,
-                    backlog: 4096,
+                    backlog: Some(4096),
                     drops: None,
                 });
                 waiting.listed.push(list.is_ok());

@@ -70,6 +70,7 @@ mod tests {
             listeners: vec![Watched {
                 listener: Arc::new(listener),
                 presence: Presence::Up,
+                limit: crate::sample::LimitSource::Kernel,
                 readings: Vec::new(),
                 waiting: Waiting::default(),
             }],

@@ -3,15 +3,18 @@
 use super::family::{Family, Kind, Metric};
 use crate::ledger::{ListenerLedger, Totals, View, WaitTotals};
 use crate::listener::Listener;
-use crate::sample::{Presence, Slow};
+use crate::sample::{LimitSource, Presence, Slow};
 
 const LISTENER: &[&str] = &["listener"];
 const NONE: &[&str] = &[];
 const FOUND: &str = "the listener is found";
 const SEEN: &str = "the listener was found at least once";
-const LISTED: &str = "the listener is found and its queue could be listed";
-const UNIX_SEEN: &str = "unix, the listener was found at least once";
+const LISTED: &str =
+    "the listener is found, sock_diag is available for its family, and its queue could be listed";
+const UNIX_SEEN: &str = "unix, unix_diag is available, and the listener was found at least once";
 const ALWAYS: &str = "always";
+const LIMITED: &str = "the listener is found and its limit is known (limit is not unknown in listen_queue_listener_info)";
+const LIMITED_SEEN: &str = "the listener was found at least once and its limit is known (limit is not unknown in listen_queue_listener_info)";
 const SYSCTL: &str = "the setting can be read";
 const NETSTAT: &str = "the counter can be read";
 const PROCFS: &str = "procfs can be read";
@@ -29,13 +32,15 @@ pub const TABLE: &[Metric] = &[
     Metric {
         name: "listen_queue_listener_info",
         kind: Kind::Gauge,
-        labels: &["listener", "family", "address"],
+        labels: &["listener", "family", "address", "limit"],
         when: ALWAYS,
-        help: "1 for each listener, with its family (unix or tcp) and address.",
+        help: "1 for each listener, with its family (unix or tcp), its address, and where its limit comes from: kernel, told (the smaller of backlog= and somaxconn, where sock_diag is not available) or unknown (then backlog, capacity, utilization and full_* are absent).",
         collect: |view, out| {
             for ledger in &view.listeners {
                 let Listener { name, address, .. } = &*ledger.listener;
-                out.push(&[name, address.family(), &address.to_string()], Some(1.0));
+                let address_text = address.to_string();
+                let labels = [name, address.family(), &address_text, ledger.limit.name()];
+                out.push(&labels, Some(1.0));
             }
         },
     },
@@ -45,7 +50,7 @@ pub const TABLE: &[Metric] = &[
         labels: LISTENER,
         when: FOUND,
         help: "Listening sockets behind the listener: members of a SO_REUSEPORT group, both families of a wildcard port, or unix sockets of one name.",
-        collect: |view, out| out.each(view, |l| found(l, l.readings.len() as u64)),
+        collect: |view, out| out.each(view, |l| found(l, Some(l.readings.len() as u64))),
     },
     Metric {
         name: "listen_queue_depth",
@@ -53,13 +58,13 @@ pub const TABLE: &[Metric] = &[
         labels: LISTENER,
         when: FOUND,
         help: "Connections waiting for accept() at the last sample, summed over the sockets; those whose client has gone count too. Kernel: udiag_rqueue, idiag_rqueue.",
-        collect: |view, out| out.each(view, |l| found(l, l.depth())),
+        collect: |view, out| out.each(view, |l| found(l, Some(l.depth()))),
     },
     Metric {
         name: "listen_queue_backlog",
         kind: Kind::Gauge,
         labels: LISTENER,
-        when: FOUND,
+        when: LIMITED,
         help: "Limit that the kernel holds: the lower of listen(2)'s argument and net.core.somaxconn when listen() was called, summed over the sockets. Kernel: udiag_wqueue, idiag_wqueue (sk_max_ack_backlog).",
         collect: |view, out| out.each(view, |l| found(l, l.backlog())),
     },
@@ -67,7 +72,7 @@ pub const TABLE: &[Metric] = &[
         name: "listen_queue_capacity",
         kind: Kind::Gauge,
         labels: LISTENER,
-        when: FOUND,
+        when: LIMITED,
         help: "Depth at which the next connection is turned away: backlog + 1, summed over the sockets.",
         collect: |view, out| out.each(view, |l| found(l, l.capacity())),
     },
@@ -98,27 +103,27 @@ pub const TABLE: &[Metric] = &[
         name: "listen_queue_utilization_ratio",
         kind: Kind::Histogram,
         labels: LISTENER,
-        when: SEEN,
+        when: LIMITED_SEEN,
         help: "Depth by capacity, one observation a sample; of a group, its fullest socket. Full samples are above 1 - 1/capacity; above 1 after listen() was called again with a smaller backlog.",
         collect: |view, out| {
-            out.each_histogram(view, |l| Some(&l.totals.as_ref()?.utilization));
+            out.each_histogram(view, |l| Some(&limited(l)?.utilization));
         },
     },
     Metric {
         name: "listen_queue_full_seconds_total",
         kind: Kind::Counter,
         labels: LISTENER,
-        when: SEEN,
+        when: LIMITED_SEEN,
         help: "Time that a socket of the listener was seen full (depth above backlog): one sample interval for each such sample. An estimate, good to an interval at each end of an episode.",
-        collect: |view, out| out.each(view, |l| total(l, |t| t.full.as_secs_f64())),
+        collect: |view, out| out.each(view, |l| Some(limited(l)?.full.as_secs_f64())),
     },
     Metric {
         name: "listen_queue_full_episodes_total",
         kind: Kind::Counter,
         labels: LISTENER,
-        when: SEEN,
+        when: LIMITED_SEEN,
         help: "Times that the listener was seen to become full. Episodes shorter than a sample interval may be missed.",
-        collect: |view, out| out.each(view, |l| total(l, |t| count(t.full_episodes))),
+        collect: |view, out| out.each(view, |l| Some(count(limited(l)?.full_episodes))),
     },
     Metric {
         name: "listen_queue_oldest_wait_seconds",
@@ -154,7 +159,7 @@ pub const TABLE: &[Metric] = &[
         name: "listen_queue_abandoned_connections",
         kind: Kind::Gauge,
         labels: LISTENER,
-        when: LISTED,
+        when: "the listener is found, and its queue could be listed or is unix and read from /proc/net/unix",
         help: "Connections in the queue whose client has already gone; the application will accept them all the same. TCP: those that closed their end or their half of it, at the last look; those that reset the connection are not seen. Kernel: zeros in UNIX_DIAG_ICONS, state CLOSE_WAIT.",
         collect: |view, out| out.each(view, |l| l.waits.abandoned.map(count)),
     },
@@ -170,7 +175,7 @@ pub const TABLE: &[Metric] = &[
         name: "listen_queue_syn_queue_depth",
         kind: Kind::Gauge,
         labels: LISTENER,
-        when: "TCP, the accept queue is not empty",
+        when: "TCP, inet_diag is available, and the accept queue is not empty",
         help: "Half-open connections, whose handshake is going on, at the last look, at most --sample.tcp-interval ago. There is no look while the accept queue is empty. Kernel: sockets in state SYN_RECV.",
         collect: |view, out| out.each(view, |l| l.waits.half_open.map(count)),
     },
@@ -219,10 +224,10 @@ pub const TABLE: &[Metric] = &[
         name: "listen_queue_listener_drops_total",
         kind: Kind::Counter,
         labels: LISTENER,
-        when: "TCP, the listener was found at least once",
+        when: "TCP, inet_diag is available, and the listener was found at least once",
         help: "Packets dropped at the TCP listener since the birth of its sockets. Not the same as overflows: deferred accepts, health checks that reset and port scans count, and an overflow at the end of the handshake counts twice. Kernel: SK_MEMINFO_DROPS.",
         collect: |view, out| {
-            out.each(view, |l| l.totals.as_ref()?.drops.map(count));
+            out.each(view, |l| from_sock_diag(l)?.drops.map(count));
         },
     },
     Metric {
@@ -439,16 +444,28 @@ fn up(ledger: &ListenerLedger) -> Option<f64> {
     }
 }
 
-fn found(ledger: &ListenerLedger, value: u64) -> Option<f64> {
-    ledger.up().then(|| count(value))
+fn found(ledger: &ListenerLedger, value: Option<u64>) -> Option<f64> {
+    value.filter(|_| ledger.up()).map(count)
 }
 
 fn total(ledger: &ListenerLedger, value: impl Fn(&Totals) -> f64) -> Option<f64> {
     ledger.totals.as_ref().map(value)
 }
 
+/// What depends on a limit.
+fn limited(ledger: &ListenerLedger) -> Option<&Totals> {
+    let is_known = ledger.limit != LimitSource::Unknown;
+    ledger.totals.as_ref().filter(|_| is_known)
+}
+
+/// What only `sock_diag` reports.
+fn from_sock_diag(ledger: &ListenerLedger) -> Option<&Totals> {
+    let is_available = ledger.limit == LimitSource::Kernel;
+    ledger.totals.as_ref().filter(|_| is_available)
+}
+
 fn wait_totals(ledger: &ListenerLedger) -> Option<&WaitTotals> {
-    ledger.totals.as_ref()?.waits.as_ref()
+    from_sock_diag(ledger)?.waits.as_ref()
 }
 
 fn setting(view: &View, out: &mut Family, value: impl Fn(&Slow) -> Option<u32>) {

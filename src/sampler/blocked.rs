@@ -6,16 +6,17 @@ use std::time::Duration;
 
 use super::sockets::{Outcomes, Sockets};
 use crate::kernel::SocketId;
-use crate::kernel::procnet::UnixTable;
+use crate::kernel::procnet::{UnixPass, UnixTable};
 use crate::sample::{Reading, Source};
 
 const INTERVAL: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(super) struct Blocked {
-    procfs: PathBuf,
+    net: PathBuf,
     /// Absent when it cannot be read.
     table: Option<UnixTable>,
+    pass: UnixPass,
     next_look: Duration,
     /// What the last look saw, by id; nothing once it is too old.
     seen: Vec<(SocketId, Look)>,
@@ -32,9 +33,11 @@ enum Look {
 
 impl Blocked {
     pub(super) fn new(procfs: &Path) -> Self {
+        let net = procfs.join("net");
         Self {
-            procfs: procfs.to_owned(),
-            table: UnixTable::open(procfs).ok(),
+            table: UnixTable::open(&net).ok(),
+            pass: UnixPass::default(),
+            net,
             next_look: Duration::ZERO,
             seen: Vec::new(),
         }
@@ -87,10 +90,11 @@ impl Blocked {
     fn read(&mut self) -> std::io::Result<()> {
         let table = match &mut self.table {
             Some(table) => table,
-            None => self.table.insert(UnixTable::open(&self.procfs)?),
+            None => self.table.insert(UnixTable::open(&self.net)?),
         };
+        table.read(&mut self.pass)?;
         let seen = &mut self.seen;
-        table.read(|row| {
+        for row in self.pass.listeners.values().flatten() {
             let place = seen.binary_search_by_key(&row.inode, |(id, _)| id.inode);
             if let Some((_, look)) = place.ok().and_then(|place| seen.get_mut(place)) {
                 *look = match look {
@@ -98,6 +102,7 @@ impl Blocked {
                     Look::Blocked(_) | Look::Contradiction => Look::Contradiction,
                 };
             }
-        })
+        }
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ mod looks;
 mod plan;
 mod refused;
 mod sockets;
+mod tables;
 mod watch;
 
 use std::io;
@@ -43,6 +44,10 @@ const HUNTING: Duration = Duration::from_secs(10);
 /// Rounds that found nothing new are booked after this long at the latest, all at once: what they are booked on is out of the
 /// processor's caches by the next round, and to fetch it costs more than to ask the kernel.
 const QUIET_TIME: Duration = Duration::from_millis(100);
+/// Rounds that read tables take this part of a core at most: they are as far apart as that takes.
+const TABLE_SHARE: u32 = 100;
+/// And no further than this.
+const SLOWEST: Duration = Duration::from_mins(1);
 /// A round allocates little and calls nothing deep.
 const STACK: usize = 256 * 1024;
 
@@ -66,11 +71,7 @@ pub struct Config {
 /// The monotonic clock that samples carry.
 #[must_use]
 pub fn now() -> Duration {
-    let now = clock_gettime(ClockId::Monotonic);
-    Duration::new(
-        u64::try_from(now.tv_sec).unwrap_or_default(),
-        u32::try_from(now.tv_nsec).unwrap_or_default(),
-    )
+    to_duration(clock_gettime(ClockId::Monotonic))
 }
 
 /// Starts the thread. It runs until the process ends; `tell` gets each event as it happens and must not block.
@@ -89,13 +90,13 @@ pub fn start(
             sleep_until(deadline);
             let started = now();
             let behind = started.saturating_sub(deadline);
-            let late = is_late(behind, sampler.interval);
+            let late = is_late(behind, sampler.pace());
             sampler.round(started, late, |sample| {
                 let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
                 ledger.book(sample);
                 ledger.take_events().for_each(&tell);
             });
-            deadline = next_deadline(deadline, behind, sampler.interval);
+            deadline = next_deadline(deadline, behind, sampler.pace());
         }
     };
     thread::Builder::new()
@@ -125,6 +126,18 @@ fn sleep_until(deadline: Duration) {
     while clock_nanosleep_absolute(ClockId::Monotonic, &request) == Err(Errno::INTR) {}
 }
 
+/// What this thread has used of a processor.
+fn cpu_time() -> Duration {
+    to_duration(clock_gettime(ClockId::ThreadCPUTime))
+}
+
+fn to_duration(time: Timespec) -> Duration {
+    Duration::new(
+        u64::try_from(time.tv_sec).unwrap_or_default(),
+        u32::try_from(time.tv_nsec).unwrap_or_default(),
+    )
+}
+
 /// Everything that a round works on.
 #[derive(Debug)]
 struct Sampler {
@@ -142,6 +155,11 @@ struct Sampler {
     next_listing: Duration,
     hunting_ends: Duration,
     next_hunt: Duration,
+    /// What a round that reads tables costs of a processor; zero while none are read.
+    table_cost: Duration,
+    last_round: Duration,
+    /// As it was read last.
+    somaxconn: Option<u32>,
 }
 
 /// A round that found nothing new.
@@ -158,7 +176,7 @@ impl Sampler {
             sample: Sample::default(),
             quiet: Vec::new(),
             outcomes: Vec::new(),
-            sockets: Sockets::default(),
+            sockets: Sockets::new(&config.procfs),
             watcher: Watcher::new(config.watch, &config.procfs),
             blocked: Blocked::new(&config.procfs),
             looks: Looks::new(config.tcp_interval, config.interval),
@@ -167,59 +185,99 @@ impl Sampler {
             next_listing: Duration::ZERO,
             hunting_ends: Duration::ZERO,
             next_hunt: Duration::ZERO,
+            table_cost: Duration::ZERO,
+            last_round: Duration::ZERO,
+            somaxconn: None,
         }
     }
 
+    /// The time between rounds: as configured, or longer where tables have to be read.
+    fn pace(&self) -> Duration {
+        let least = self.table_cost.saturating_mul(TABLE_SHARE);
+        self.interval.max(least.min(SLOWEST))
+    }
+
+    /// The time that a round stands for, where rounds are further apart than configured. A stall counts for no more than two of them.
+    fn distance(&self, started: Duration) -> Option<Duration> {
+        let pace = self.pace();
+        let distance = started.saturating_sub(self.last_round).min(pace * 2);
+        (pace > self.interval).then_some(distance)
+    }
+
     /// Takes a round, and hands each sample that is due to `book`: those of quiet rounds may be kept for later ones.
-    fn round(&mut self, started: Duration, late: bool, mut book: impl FnMut(&Sample)) {
+    fn round(&mut self, started: Duration, late: bool, book: impl FnMut(&Sample)) {
+        let before = self.sockets.read_tables().then(cpu_time);
+        self.round_at_its_pace(started, late, book);
+        self.last_round = started;
+        self.table_cost = match before {
+            // One that is dearer counts at once, one that is cheaper little by little.
+            Some(before) if self.sockets.read_tables() => {
+                let cost = cpu_time().saturating_sub(before);
+                cost.max(self.table_cost * 7 / 8)
+            }
+            _ => Duration::ZERO,
+        };
+    }
+
+    fn round_at_its_pace(&mut self, started: Duration, late: bool, mut book: impl FnMut(&Sample)) {
+        let distance = self.distance(started);
         self.outcomes.clear();
-        self.sockets.begin();
+        self.sockets.begin(started);
         let listing_is_due = started >= self.next_listing;
         let hunt_is_due = started < self.hunting_ends && started >= self.next_hunt;
-        let all_found = self.sockets.read(&mut self.outcomes);
+        let all_found = self.sockets.read(&mut self.outcomes, listing_is_due);
         let is_lost = !all_found || self.outcomes.iter().any(|(_, outcome)| outcome.is_err());
         let is_quiet = !(listing_is_due || hunt_is_due || is_lost || late)
             && self.sockets.are_quiet()
-            && !self.blocked.is_pending();
+            && !self.blocked.is_pending()
+            && self.sockets.unreadable().is_empty();
         if is_quiet {
             self.quiet.push(Quiet {
                 at: started,
                 took: now().saturating_sub(started),
             });
             let first = self.quiet.first().map(|first| first.at);
-            if first.is_some_and(|first| started + self.interval >= first + QUIET_TIME) {
+            if first.is_some_and(|first| started + self.pace() >= first + QUIET_TIME) {
                 self.book_quiet(book);
             }
             return;
         }
         self.book_quiet(&mut book);
         let sample = &mut self.sample;
-        (sample.at, sample.late) = (started, late);
+        (sample.at, sample.late, sample.distance) = (started, late, distance);
         sample.slow = None;
         std::mem::swap(&mut sample.outcomes, &mut self.outcomes);
+        if listing_is_due {
+            let slow = self.slow.read(&mut sample.outcomes);
+            self.somaxconn = slow.settings.somaxconn;
+            sample.slow = Some(slow);
+        }
         if is_lost {
             self.hunting_ends = started + HUNTING;
         }
         if listing_is_due || is_lost || hunt_is_due {
             self.next_hunt = started + HUNTING_INTERVAL;
             self.sockets.list(&mut sample.outcomes);
-            self.watcher.resolve(&mut self.sockets, sample);
+            self.watcher
+                .resolve(&mut self.sockets, self.somaxconn, sample);
             let is_unlisted = |watched: &Watched| {
                 watched.presence == Presence::Missing(Absence::NoListenerOfFile)
             };
             // A socket that was renamed into place after the listing is in the next one.
             if !listing_is_due && sample.listeners.iter().any(is_unlisted) {
                 self.sockets.list(&mut sample.outcomes);
-                self.watcher.resolve(&mut self.sockets, sample);
+                self.watcher
+                    .resolve(&mut self.sockets, self.somaxconn, sample);
             }
         }
         if listing_is_due {
             self.next_listing = started + LISTING_INTERVAL;
-            let mut slow = self.slow.read(&mut sample.outcomes);
-            (slow.refused, slow.nginx_log) =
+            let (refused, nginx_log) =
                 self.watcher
                     .refused(&mut self.refusals, &self.sockets, sample);
-            sample.slow = Some(slow);
+            if let Some(slow) = &mut sample.slow {
+                (slow.refused, slow.nginx_log) = (refused, nginx_log);
+            }
         }
         self.sockets.list_queues(&mut sample.outcomes);
         self.blocked
@@ -228,6 +286,10 @@ impl Sampler {
             .fill(&self.sockets, &self.blocked, &mut sample.listeners);
         self.watcher
             .look(&mut self.looks, &mut self.sockets, sample);
+        sample.unreadable.clear();
+        sample
+            .unreadable
+            .extend_from_slice(self.sockets.unreadable());
         sample.took = now().saturating_sub(started);
         book(sample);
     }
@@ -236,7 +298,8 @@ impl Sampler {
     fn book_quiet(&mut self, mut book: impl FnMut(&Sample)) {
         let sample = &mut self.sample;
         sample.outcomes.clear();
-        (sample.late, sample.slow) = (false, None);
+        sample.unreadable.clear();
+        (sample.late, sample.slow, sample.distance) = (false, None, None);
         for quiet in self.quiet.drain(..) {
             (sample.at, sample.took) = (quiet.at, quiet.took);
             book(sample);
@@ -293,16 +356,28 @@ mod tests {
 
     use super::*;
     use crate::listener::Listener;
+    use crate::sample::LimitSource;
+
+    /// How a row of `/proc/net/unix` begins.
+    const ROW: &str = "0000000000000000:";
 
     /// A sampler of one listener, that listener, and where it listens.
     fn sampler_of(name: &str) -> (Sampler, UnixListener, SocketAddr) {
+        let (name, option) = name.split_once(',').unwrap_or((name, ""));
         let name = format!("{name}-{}", std::process::id());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
+        let option = if option.is_empty() {
+            String::new()
+        } else {
+            format!(",{option}")
+        };
         let sampler = Sampler::new(Config {
             interval: Duration::from_millis(10),
             tcp_interval: Duration::from_secs(1),
-            watch: Watch::Configured(vec![Listener::parse(&format!("unix:@{name}")).unwrap()]),
+            watch: Watch::Configured(vec![
+                Listener::parse(&format!("unix:@{name}{option}")).unwrap(),
+            ]),
             nginx_log: None,
             ebpf: None,
             procfs: "/proc".into(),
@@ -363,6 +438,77 @@ mod tests {
         assert!(round(&mut sampler, 20).is_empty());
     }
 
+    /// What a round says of the one listener, and what happened to `unix_diag`.
+    fn round_of(
+        sampler: &mut Sampler,
+        ledger: &mut Ledger,
+        at_ms: u64,
+    ) -> (LimitSource, u64, Option<u64>) {
+        sampler.round(Duration::from_millis(at_ms), false, |sample| {
+            ledger.book(sample);
+        });
+        let listener = &ledger.view().listeners[0];
+        (listener.limit, listener.depth(), listener.capacity())
+    }
+
+    #[test]
+    fn while_sock_diag_is_kept_away_the_table_is_read_and_nothing_that_was_counted_is_lost() {
+        let (mut sampler, listener, address) = sampler_of("fallback,backlog=1");
+        let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
+        rustix::net::listen(&listener, 1).unwrap();
+        let connect = || UnixStream::connect_addr(&address).unwrap();
+        let clients = [connect(), connect()];
+        let kernel = (LimitSource::Kernel, 2, Some(2));
+        assert_eq!(round_of(&mut sampler, &mut ledger, 0), kernel);
+        assert_eq!(round_of(&mut sampler, &mut ledger, 10), kernel);
+
+        sampler.sockets.keep_away();
+        let told = (LimitSource::Told, 2, Some(2));
+        assert_eq!(round_of(&mut sampler, &mut ledger, 20), told);
+        drop(clients);
+        assert_eq!(round_of(&mut sampler, &mut ledger, 30), told);
+        let seen = &ledger.view().listeners[0];
+        assert_eq!(
+            (seen.waits.abandoned, seen.waits.blocked),
+            (Some(2), Some(0))
+        );
+        assert_eq!(seen.waits.oldest, None);
+        let up = |ledger: &Ledger, source| ledger.view().sources[&source].up;
+        assert!(!up(&ledger, Source::UnixDiag) && up(&ledger, Source::ProcNetUnix));
+
+        // It is tried again after half a minute, and not before.
+        sampler.sockets.let_in();
+        assert_eq!(round_of(&mut sampler, &mut ledger, 30_000), told);
+        assert_eq!(round_of(&mut sampler, &mut ledger, 30_030), told);
+        assert_eq!(round_of(&mut sampler, &mut ledger, 31_000), kernel);
+        assert!(up(&ledger, Source::UnixDiag));
+        let totals = ledger.view().listeners[0].totals.as_ref().unwrap();
+        assert_eq!((totals.full_episodes, totals.replacements), (1, 0));
+        let events: Vec<_> = ledger.take_events().collect();
+        let changes = events
+            .iter()
+            .filter(|event| matches!(event, Event::SourceFailed(..) | Event::SourceRecovered(_)));
+        assert_eq!(changes.count(), 4, "unix and TCP: {events:?}");
+    }
+
+    #[test]
+    fn a_limit_that_nobody_told_is_unknown_and_a_full_episode_goes_on_meanwhile() {
+        let (mut sampler, listener, address) = sampler_of("untold");
+        let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
+        rustix::net::listen(&listener, 0).unwrap();
+        let _client = UnixStream::connect_addr(&address).unwrap();
+        let kernel = (LimitSource::Kernel, 1, Some(1));
+        assert_eq!(round_of(&mut sampler, &mut ledger, 0), kernel);
+        sampler.sockets.keep_away();
+        let unknown = (LimitSource::Unknown, 1, None);
+        assert_eq!(round_of(&mut sampler, &mut ledger, 10), unknown);
+        sampler.sockets.let_in();
+        assert_eq!(round_of(&mut sampler, &mut ledger, 31_000), kernel);
+        let totals = ledger.view().listeners[0].totals.as_ref().unwrap();
+        assert_eq!((totals.full_episodes, totals.replacements), (1, 0));
+        assert_eq!(totals.full, Duration::from_millis(20));
+    }
+
     #[test]
     fn blocked_connects_sleep_on_while_an_accept_leaves_room_for_a_moment() {
         let (mut sampler, listener, address) = sampler_of("blocked");
@@ -372,8 +518,8 @@ mod tests {
         let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
         let sleep = |count: u32| {
             let references = 2 + count;
-            let row = format!("0: {references:08X} 00000000 00010000 0001 01 {inode} @name\n");
-            std::fs::write(&table, row).unwrap();
+            let row = format!("{ROW} {references:08X} 00000000 00010000 0001 01 {inode:5} @name\n");
+            std::fs::write(&table, format!("header\n{row}")).unwrap();
         };
         sleep(5);
         sampler.blocked = Blocked::new(procfs.path());
@@ -429,9 +575,9 @@ mod tests {
         let row = |listener: &UnixListener, references: u32| {
             rustix::net::listen(listener, 0).unwrap();
             let inode = rustix::fs::fstat(listener).unwrap().st_ino;
-            format!("0: {references:08X} 00000000 00010000 0001 01 {inode} @name\n")
+            format!("{ROW} {references:08X} 00000000 00010000 0001 01 {inode:5} @name\n")
         };
-        let table = row(&first, 2 + 3) + &row(&second, 2 + 4);
+        let table = "header\n".to_owned() + &row(&first, 2 + 3) + &row(&second, 2 + 4);
         std::fs::write(procfs.path().join("net/unix"), table).unwrap();
         sampler.blocked = Blocked::new(procfs.path());
         let mut round = |at_ms: u64| {

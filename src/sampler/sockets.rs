@@ -2,8 +2,14 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::time::Duration;
 
 use super::plan::{self, Plan};
+use super::tables::{Tables, UnixFigures};
+use rustix::io::Errno;
+
 use crate::kernel::SocketId;
 use crate::kernel::inet::{self, Bound, Family, Member, TcpListener};
 use crate::kernel::sock_diag::{Channel, Error, Request};
@@ -14,10 +20,21 @@ use crate::sample::{Reading, Source};
 /// How each source that was asked did.
 pub(super) type Outcomes = Vec<(Source, Result<(), String>)>;
 
+/// While `sock_diag` is kept away it is tried again this often.
+const RETRY: Duration = Duration::from_secs(30);
+
 /// What the last listing found, the watched sockets' newest readings, and how to read them again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sockets {
     channel: Option<Channel>,
+    opener: Opener,
+    tables: Tables,
+    unix_access: Access,
+    tcp_access: Access,
+    /// When the round started.
+    now: Duration,
+    /// Rows of tables that could not be read in this round.
+    unreadable: Vec<(Source, u64)>,
     /// The last listing, by id.
     pub unix: Vec<UnixListener>,
     /// The last listing, by id.
@@ -38,9 +55,24 @@ pub(super) struct Sockets {
     clients: Vec<u32>,
 }
 
+/// How a channel is opened.
+type Opener = fn() -> Result<Channel, Error>;
+
+/// What a family is read from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    SockDiag,
+    /// `sock_diag` is kept away, until it is tried again.
+    Tables {
+        retry: Duration,
+    },
+}
+
 #[derive(Debug, Clone, Copy)]
 struct Socket {
     reading: Reading,
+    /// What only the unix table has.
+    figures: UnixFigures,
     kind: Kind,
     /// The round that read it last.
     seen: u64,
@@ -65,47 +97,147 @@ enum Kind {
 }
 
 impl Sockets {
+    /// Nothing is known yet. The tables are those of `net` below the proc root.
+    pub(super) fn new(procfs: &Path) -> Self {
+        Self {
+            channel: None,
+            opener: Channel::open,
+            tables: Tables::new(procfs.join("net")),
+            unix_access: Access::SockDiag,
+            tcp_access: Access::SockDiag,
+            now: Duration::ZERO,
+            unreadable: Vec::new(),
+            unix: Vec::new(),
+            tcp: Vec::new(),
+            unix_failed: false,
+            tcp_failed: false,
+            watched: Vec::new(),
+            unix_plan: Plan::Nothing,
+            v4_plan: Plan::Nothing,
+            v6_plan: Plan::Nothing,
+            hidden: Vec::new(),
+            round: 0,
+            quiet: true,
+            clients: Vec::new(),
+        }
+    }
+
     /// Begins a round.
-    pub(super) fn begin(&mut self) {
+    pub(super) fn begin(&mut self, now: Duration) {
+        self.now = now;
         self.round += 1;
         self.quiet = true;
         self.clients.clear();
+        self.unreadable.clear();
         for socket in &mut self.watched {
             socket.listed = Listed::NotYet;
         }
     }
 
-    /// Reads every watched socket. False when one is gone: then a listing tells what became of it.
-    pub(super) fn read(&mut self, outcomes: &mut Outcomes) -> bool {
+    /// Reads every watched socket. False when one is gone: then a listing tells what became of it. Families that are read from tables are
+    /// left to the listing if that is due.
+    pub(super) fn read(&mut self, outcomes: &mut Outcomes, listing_is_due: bool) -> bool {
         let mut found = true;
         if self.unix_plan != Plan::Nothing && !self.unix_failed {
-            let outcome = match self.unix_plan {
-                Plan::Dump => self.dump_unix(),
-                _ => self.look_up(|socket| socket.kind == Kind::Unix),
-            };
-            self.unix_failed = outcome.is_err();
-            found &= *outcome.as_ref().unwrap_or(&true);
-            self.report(Source::UnixDiag, outcome.map(|_| ()), outcomes);
-        }
-        if !self.tcp_failed {
-            for family in [Family::V4, Family::V6] {
-                let outcome = match self.tcp_plan(family) {
-                    Plan::Nothing => continue,
-                    Plan::Dump => self.dump_tcp(family),
-                    Plan::Each => self.look_up(|socket| socket.kind.family() == Some(family)),
+            if self.unix_access == Access::SockDiag {
+                let outcome = match self.unix_plan {
+                    Plan::Dump => self.dump_unix(),
+                    _ => self.look_up(|socket| socket.kind == Kind::Unix),
                 };
-                self.tcp_failed |= outcome.is_err();
+                found &= self.take(Source::UnixDiag, outcome, outcomes);
+            } else if !listing_is_due {
+                let outcome = self.read_unix_table();
+                self.unix_failed = outcome.is_err();
                 found &= *outcome.as_ref().unwrap_or(&true);
-                self.report(Source::InetDiag, outcome.map(|_| ()), outcomes);
+                report_table(Source::ProcNetUnix, outcome.map(|_| ()), outcomes);
+            }
+        }
+        for family in [Family::V4, Family::V6] {
+            if self.tcp_failed || self.tcp_plan(family) == Plan::Nothing {
+                continue;
+            }
+            if self.tcp_access == Access::SockDiag {
+                let outcome = match self.tcp_plan(family) {
+                    Plan::Dump => self.dump_tcp(family),
+                    _ => self.look_up(|socket| socket.kind.family() == Some(family)),
+                };
+                found &= self.take(Source::InetDiag, outcome, outcomes);
+            } else if !listing_is_due {
+                let outcome = self.read_tcp_table(family);
+                self.tcp_failed = outcome.is_err();
+                found &= *outcome.as_ref().unwrap_or(&true);
+                report_table(Source::ProcNetTcp, outcome.map(|_| ()), outcomes);
             }
         }
         found
+    }
+
+    /// Notes how reading the watched sockets went, and whether all were found. What a refusal leads to is left to the listing that follows.
+    fn take(
+        &mut self,
+        source: Source,
+        outcome: Result<bool, Error>,
+        outcomes: &mut Outcomes,
+    ) -> bool {
+        if outcome.as_ref().is_err_and(keeps_away) {
+            self.channel = None;
+            return false;
+        }
+        let failed = match source {
+            Source::UnixDiag => &mut self.unix_failed,
+            _ => &mut self.tcp_failed,
+        };
+        *failed |= outcome.is_err();
+        let found = *outcome.as_ref().unwrap_or(&true);
+        self.report(source, outcome.map(|_| ()), outcomes);
+        found
+    }
+
+    /// Whether any family is read from tables.
+    pub(super) fn read_tables(&self) -> bool {
+        self.unix_access != Access::SockDiag || self.tcp_access != Access::SockDiag
+    }
+
+    /// Whether an address is read from a table, which has no limits.
+    pub(super) fn is_read_from_a_table(&self, address: &Address) -> bool {
+        let access = match address {
+            Address::Unix(_) => self.unix_access,
+            Address::Tcp(_) | Address::TcpPort(_) => self.tcp_access,
+        };
+        access != Access::SockDiag
+    }
+
+    /// Rows of tables that could not be read in this round.
+    pub(super) fn unreadable(&self) -> &[(Source, u64)] {
+        &self.unreadable
+    }
+
+    /// What the unix table shows of a watched socket.
+    pub(super) fn figures(&self, id: SocketId) -> Option<UnixFigures> {
+        let index = self
+            .watched
+            .binary_search_by_key(&id, |socket| socket.reading.id);
+        let socket = index.ok().and_then(|index| self.watched.get(index))?;
+        Some(socket.figures)
     }
 
     /// Makes the next question fail.
     #[cfg(test)]
     pub(super) fn fail_once(&mut self) {
         self.channel = Some(Channel::to_nobody());
+    }
+
+    /// Has the channel refused from now on, as SELinux does.
+    #[cfg(test)]
+    pub(super) fn keep_away(&mut self) {
+        self.channel = None;
+        self.opener = || Err(Error::Socket("open a socket", Errno::ACCESS.into()));
+    }
+
+    /// Ends that.
+    #[cfg(test)]
+    pub(super) fn let_in(&mut self) {
+        self.opener = Channel::open;
     }
 
     /// Whether the round found every queue empty and as it was in the round before.
@@ -122,7 +254,10 @@ impl Sockets {
                 && socket.listed == Listed::NotYet
                 && may_be_listed(socket.reading.depth)
         };
-        if self.unix_failed || !self.watched.iter().any(is_due) {
+        if self.unix_failed
+            || self.unix_access != Access::SockDiag
+            || !self.watched.iter().any(is_due)
+        {
             return;
         }
         let outcome = self.look_up(is_due);
@@ -132,12 +267,68 @@ impl Sockets {
 
     /// Lists every listening socket of the namespace.
     pub(super) fn list(&mut self, outcomes: &mut Outcomes) {
-        let unix = self.list_unix();
-        self.unix_failed = unix.is_err();
-        self.report(Source::UnixDiag, unix, outcomes);
-        let tcp = self.list_tcp();
-        self.tcp_failed = tcp.is_err();
-        self.report(Source::InetDiag, tcp, outcomes);
+        let listed = self.is_tried(self.unix_access).then(|| self.list_unix());
+        let access = self.access(self.unix_access, listed.as_ref());
+        let by_table = (access != Access::SockDiag).then(|| self.list_unix_table());
+        self.unix_access = access;
+        self.unix_failed = self.report_listing(Source::UnixDiag, listed, by_table, outcomes);
+        let listed = self.is_tried(self.tcp_access).then(|| self.list_tcp());
+        let access = self.access(self.tcp_access, listed.as_ref());
+        let by_table = (access != Access::SockDiag).then(|| self.list_tcp_table());
+        self.tcp_access = access;
+        self.tcp_failed = self.report_listing(Source::InetDiag, listed, by_table, outcomes);
+    }
+
+    /// Whether `sock_diag` is asked.
+    fn is_tried(&self, access: Access) -> bool {
+        match access {
+            Access::SockDiag => true,
+            Access::Tables { retry } => self.now >= retry,
+        }
+    }
+
+    /// What a family is read from, after `sock_diag` was asked for a listing or was not.
+    fn access(&self, access: Access, listed: Option<&Result<(), Error>>) -> Access {
+        match listed {
+            None => access,
+            Some(Err(error)) if keeps_away(error) || access != Access::SockDiag => {
+                let retry = self.now + RETRY;
+                Access::Tables { retry }
+            }
+            Some(_) => Access::SockDiag,
+        }
+    }
+
+    /// Notes how a listing went. True if neither `sock_diag` nor the table answered.
+    fn report_listing(
+        &mut self,
+        source: Source,
+        listed: Option<Result<(), Error>>,
+        by_table: Option<io::Result<()>>,
+        outcomes: &mut Outcomes,
+    ) -> bool {
+        let Some(by_table) = by_table else {
+            let failed = listed.as_ref().is_some_and(Result::is_err);
+            self.report(source, listed.unwrap_or(Ok(())), outcomes);
+            return failed;
+        };
+        if let Some(Err(error)) = listed {
+            self.channel = None;
+            let consequence = match (by_table.is_ok(), source) {
+                (false, _) => "",
+                (true, Source::UnixDiag) => UNIX_TABLE,
+                (true, _) => TCP_TABLE,
+            };
+            let reason = format!("{}{consequence}", advice(source, &error));
+            outcomes.push((source, Err(reason)));
+        }
+        let failed = by_table.is_err();
+        let table = match source {
+            Source::UnixDiag => Source::ProcNetUnix,
+            _ => Source::ProcNetTcp,
+        };
+        report_table(table, by_table, outcomes);
+        failed
     }
 
     /// Says which of the listed sockets are read from now on. Repeated ids are fine.
@@ -151,6 +342,7 @@ impl Sockets {
             .filter_map(|index| self.unix.get(index))
             .map(|listener| Socket {
                 reading: unix_reading(listener.id, listener.queue),
+                figures: UnixFigures::default(),
                 kind: Kind::Unix,
                 seen: round,
                 listed: Listed::NotYet,
@@ -160,6 +352,7 @@ impl Sockets {
             .filter_map(|index| self.tcp.get(index))
             .map(|listener| Socket {
                 reading: tcp_reading(listener.id, listener.queue),
+                figures: UnixFigures::default(),
                 kind: Kind::Tcp(listener.bound),
                 seen: round,
                 listed: Listed::NotYet,
@@ -169,6 +362,12 @@ impl Sockets {
         watched.sort_unstable_by_key(|socket| socket.reading.id);
         watched.dedup_by_key(|socket| socket.reading.id);
         self.watched = watched;
+        if self.unix_access != Access::SockDiag {
+            self.take_unix_figures();
+        }
+        if self.tcp_access != Access::SockDiag {
+            self.forget_limits(|kind| kind != Kind::Unix);
+        }
         self.forget_the_gone();
         self.make_plans();
     }
@@ -227,7 +426,7 @@ impl Sockets {
         outcomes: &mut Outcomes,
         each: impl FnMut(Member),
     ) -> bool {
-        let channel = open(&mut self.channel);
+        let channel = open(&mut self.channel, self.opener);
         let outcome = channel.and_then(|channel| inet::members(channel, family, port, each));
         let done = outcome.is_ok();
         self.report(Source::InetDiag, outcome, outcomes);
@@ -284,7 +483,7 @@ impl Sockets {
 
     /// Looks some of the watched sockets up. False when one is gone.
     fn look_up(&mut self, wanted: impl Fn(&Socket) -> bool) -> Result<bool, Error> {
-        let channel = open(&mut self.channel)?;
+        let channel = open(&mut self.channel, self.opener)?;
         let mut all_found = true;
         for socket in &mut self.watched {
             if !wanted(socket) {
@@ -324,7 +523,7 @@ impl Sockets {
     }
 
     fn dump_unix(&mut self) -> Result<bool, Error> {
-        let channel = open(&mut self.channel)?;
+        let channel = open(&mut self.channel, self.opener)?;
         let (watched, round, quiet) = (&mut self.watched, self.round, &mut self.quiet);
         unix::list(channel, Show::Queue, |listener| {
             *quiet &= book(watched, round, unix_reading(listener.id, listener.queue));
@@ -334,7 +533,7 @@ impl Sockets {
     }
 
     fn dump_tcp(&mut self, family: Family) -> Result<bool, Error> {
-        let channel = open(&mut self.channel)?;
+        let channel = open(&mut self.channel, self.opener)?;
         let (watched, round, quiet) = (&mut self.watched, self.round, &mut self.quiet);
         inet::list(channel, family, |listener| {
             *quiet &= book(watched, round, tcp_reading(listener.id, listener.queue));
@@ -346,7 +545,7 @@ impl Sockets {
 
     fn list_unix(&mut self) -> Result<(), Error> {
         let before = std::mem::take(&mut self.unix);
-        let channel = open(&mut self.channel)?;
+        let channel = open(&mut self.channel, self.opener)?;
         let mut rows = Vec::with_capacity(before.len());
         unix::list(channel, Show::Everything, |listener| rows.push(listener))?;
         rows.sort_unstable_by_key(|listener| listener.id);
@@ -377,7 +576,7 @@ impl Sockets {
 
     fn list_tcp(&mut self) -> Result<(), Error> {
         self.tcp.clear();
-        let channel = open(&mut self.channel)?;
+        let channel = open(&mut self.channel, self.opener)?;
         let mut rows = Vec::new();
         let mut list = |rows: &mut Vec<TcpListener>| -> Result<(), Error> {
             for family in [Family::V4, Family::V6] {
@@ -402,6 +601,89 @@ impl Sockets {
         Ok(())
     }
 
+    /// Takes the newest figures of the watched unix sockets from the table. False when one is gone.
+    fn read_unix_table(&mut self) -> io::Result<bool> {
+        let unreadable = self.tables.read_unix()?;
+        self.note_unreadable(Source::ProcNetUnix, unreadable);
+        self.take_unix_figures();
+        let round = self.round;
+        let is_gone = |socket: &Socket| socket.kind == Kind::Unix && socket.seen != round;
+        Ok(!self.watched.iter().any(is_gone))
+    }
+
+    /// Of the last pass over the unix table.
+    fn take_unix_figures(&mut self) {
+        self.forget_limits(|kind| kind == Kind::Unix);
+        for (id, _, figures) in self.tables.unix() {
+            let reading = table_reading(id, figures.depth);
+            let place = self
+                .watched
+                .binary_search_by_key(&id, |socket| socket.reading.id);
+            if let Some(socket) = place.ok().and_then(|place| self.watched.get_mut(place)) {
+                self.quiet &= socket.book(reading, self.round);
+                self.quiet &= std::mem::replace(&mut socket.figures, figures) == figures;
+            }
+        }
+    }
+
+    fn read_tcp_table(&mut self, family: Family) -> io::Result<bool> {
+        let (watched, round, quiet) = (&mut self.watched, self.round, &mut self.quiet);
+        let is_wanted = |socket: &&Socket| socket.kind.family() == Some(family);
+        let mut left = watched.iter().filter(is_wanted).count();
+        let unreadable = self.tables.read_tcp(family, |listener| {
+            let place = watched.binary_search_by_key(&listener.id, |socket| socket.reading.id);
+            if let Some(socket) = place.ok().and_then(|place| watched.get_mut(place)) {
+                left -= usize::from(socket.seen != round);
+                *quiet &= socket.book(table_reading(listener.id, listener.queue.depth), round);
+            }
+            match left {
+                0 => ControlFlow::Break(()),
+                _ => ControlFlow::Continue(()),
+            }
+        })?;
+        self.note_unreadable(Source::ProcNetTcp, unreadable);
+        Ok(left == 0)
+    }
+
+    fn list_unix_table(&mut self) -> io::Result<()> {
+        self.unix.clear();
+        let unreadable = self.tables.read_unix()?;
+        self.note_unreadable(Source::ProcNetUnix, unreadable);
+        self.unix = self.tables.list_unix();
+        Ok(())
+    }
+
+    fn list_tcp_table(&mut self) -> io::Result<()> {
+        self.tcp.clear();
+        let mut rows = Vec::new();
+        for family in [Family::V4, Family::V6] {
+            let unreadable = self.tables.read_tcp(family, |listener| {
+                rows.push(listener);
+                ControlFlow::Continue(())
+            })?;
+            self.note_unreadable(Source::ProcNetTcp, unreadable);
+        }
+        rows.sort_by_key(|listener| listener.id);
+        rows.dedup_by_key(|listener| listener.id);
+        self.tcp = rows;
+        Ok(())
+    }
+
+    fn note_unreadable(&mut self, source: Source, rows: u64) {
+        if rows > 0 {
+            self.unreadable.push((source, rows));
+        }
+    }
+
+    /// The listing of a table has no limits.
+    fn forget_limits(&mut self, is_meant: impl Fn(Kind) -> bool) {
+        let meant = self
+            .watched
+            .iter_mut()
+            .filter(|socket| is_meant(socket.kind));
+        meant.for_each(|socket| socket.reading.backlog = None);
+    }
+
     /// Notes how a source did. After a failure the channel may hold leftovers of an answer, so a new one is opened.
     fn report(&mut self, source: Source, outcome: Result<(), Error>, outcomes: &mut Outcomes) {
         if outcome.is_err() {
@@ -420,10 +702,10 @@ impl Kind {
     }
 }
 
-fn open(channel: &mut Option<Channel>) -> Result<&mut Channel, Error> {
+fn open(channel: &mut Option<Channel>, opener: Opener) -> Result<&mut Channel, Error> {
     match channel {
         Some(channel) => Ok(channel),
-        None => Ok(channel.insert(Channel::open()?)),
+        None => Ok(channel.insert(opener()?)),
     }
 }
 
@@ -452,7 +734,7 @@ fn unix_reading(id: SocketId, queue: unix::Queue) -> Reading {
     Reading {
         id,
         depth: queue.depth,
-        backlog: queue.backlog,
+        backlog: Some(queue.backlog),
         drops: None,
     }
 }
@@ -461,14 +743,49 @@ fn tcp_reading(id: SocketId, queue: inet::Queue) -> Reading {
     Reading {
         id,
         depth: queue.depth,
-        backlog: queue.backlog,
+        backlog: Some(queue.backlog),
         drops: queue.drops,
+    }
+}
+
+fn table_reading(id: SocketId, depth: u32) -> Reading {
+    Reading {
+        id,
+        depth,
+        backlog: None,
+        drops: None,
+    }
+}
+
+fn report_table(source: Source, outcome: io::Result<()>, outcomes: &mut Outcomes) {
+    outcomes.push((source, outcome.map_err(|error| error.to_string())));
+}
+
+/// What a refused source means where its table can be read.
+const UNIX_TABLE: &str = ". Unix listeners are now read from /proc/net/unix: depth, abandoned and blocked connections are exact, limits are known only with backlog=, waits are not known";
+const TCP_TABLE: &str = ". TCP listeners are now read from /proc/net/tcp and tcp6: depth is exact, limits are known only with backlog=, drops and waits are not known";
+
+/// Whether an error says that `sock_diag` is kept away, for good or until somebody changes that, while the tables can be read.
+///
+/// A sandbox refuses the socket (seccomp: any errno that its author chose; SELinux: `EACCES`) or the first request (SELinux), and a kernel without
+/// the module answers a dump with `ENOENT` (`sock_diag_rcv_msg`, sock_diag.c). gVisor has no such protocol (`EPROTONOSUPPORT`), and its tables no
+/// depths.
+fn keeps_away(error: &Error) -> bool {
+    match error {
+        Error::Socket(_, error) => matches!(
+            io_errno(error),
+            Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS | Errno::AFNOSUPPORT)
+        ),
+        Error::Refused(errno) => matches!(
+            *errno,
+            Errno::NOENT | Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP
+        ),
+        Error::Lost | Error::Truncated(_) | Error::Malformed(_) => false,
     }
 }
 
 /// The error, and what its errno means here.
 fn advice(source: Source, error: &Error) -> String {
-    use rustix::io::Errno;
     let errno = match error {
         Error::Refused(errno) => Some(*errno),
         Error::Socket(_, error) => io_errno(error),
@@ -476,24 +793,25 @@ fn advice(source: Source, error: &Error) -> String {
     };
     let meaning = match errno {
         Some(Errno::NOENT) if source == Source::UnixDiag => {
-            "; the kernel module unix_diag is missing: load it on the host (modprobe unix_diag)"
+            "; the kernel module unix_diag is missing: run modprobe unix_diag on the node"
         }
         Some(Errno::NOENT) => {
-            "; the kernel modules inet_diag and tcp_diag are missing: load them on the host (modprobe tcp_diag)"
+            "; the kernel modules inet_diag and tcp_diag are missing: run modprobe tcp_diag on the node"
         }
-        Some(Errno::PERM | Errno::ACCESS | Errno::NOSYS) => {
-            "; a sandbox (seccomp, AppArmor, SELinux or RestrictAddressFamilies=) keeps AF_NETLINK away: allow it"
+        Some(Errno::ACCESS) => {
+            "; SELinux or a seccomp profile denies netlink: on an SELinux node update container-selinux to 2.242.0 or run setsebool -P virt_sandbox_use_netlink 1, elsewhere allow AF_NETLINK in the seccomp profile"
         }
-        Some(Errno::PROTONOSUPPORT | Errno::AFNOSUPPORT) => {
-            "; this kernel has no sock_diag, as in gVisor"
+        Some(Errno::PERM | Errno::NOSYS | Errno::AFNOSUPPORT) => {
+            "; a sandbox (seccomp, AppArmor or RestrictAddressFamilies=) denies netlink: allow AF_NETLINK"
+        }
+        Some(Errno::PROTONOSUPPORT) => {
+            "; this kernel has no sock_diag, as in gVisor: there is no remedy"
         }
         _ => "",
     };
     format!("{error}{meaning}")
 }
 
-fn io_errno(error: &io::Error) -> Option<rustix::io::Errno> {
-    error
-        .raw_os_error()
-        .map(rustix::io::Errno::from_raw_os_error)
+fn io_errno(error: &io::Error) -> Option<Errno> {
+    error.raw_os_error().map(Errno::from_raw_os_error)
 }

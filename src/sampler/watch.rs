@@ -1,6 +1,6 @@
 //! Which of the listed sockets belong to which listener: those that the user named, or all that discovery finds.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,8 +13,9 @@ use super::sockets::Sockets;
 use crate::kernel::SocketId;
 use crate::kernel::inet::Bound;
 use crate::kernel::mount::{Resolver, Unresolved};
+use crate::kernel::procnet::unix as table;
 use crate::listener::{Address, Listener, PathTarget, UnixName, match_tcp, match_unix};
-use crate::sample::{Absence, NginxLog, Presence, Refused, Sample, Waiting, Watched};
+use crate::sample::{Absence, LimitSource, NginxLog, Presence, Refused, Sample, Waiting, Watched};
 
 /// What to look at.
 #[derive(Debug)]
@@ -57,6 +58,9 @@ pub(super) struct Watcher {
     members: Vec<Vec<SocketId>>,
     /// Where each of the sample's listeners listens, if it is a TCP listener.
     bounds: Vec<Vec<Bound>>,
+    /// The limit of each socket whose application was said to ask for one, by inode: with `net.core.somaxconn` as it was when the socket was
+    /// first seen. Absent where that could not be read.
+    told: HashMap<u32, Option<u32>>,
 }
 
 /// Indexes into the listing of one kind.
@@ -73,11 +77,17 @@ impl Watcher {
             resolver: Resolver::new(procfs),
             members: Vec::new(),
             bounds: Vec::new(),
+            told: HashMap::new(),
         }
     }
 
     /// Works out, from a fresh listing, which listeners there are and which sockets each has.
-    pub(super) fn resolve(&mut self, sockets: &mut Sockets, sample: &mut Sample) {
+    pub(super) fn resolve(
+        &mut self,
+        sockets: &mut Sockets,
+        somaxconn: Option<u32>,
+        sample: &mut Sample,
+    ) {
         let found: Vec<Found> = match &self.watch {
             Watch::Configured(listeners) => {
                 let resolver = &mut self.resolver;
@@ -147,11 +157,47 @@ impl Watcher {
             .map(|(listener, _, presence)| Watched {
                 listener,
                 presence,
+                limit: LimitSource::Kernel,
                 readings: Vec::new(),
                 waiting: Waiting::default(),
             })
             .collect();
         sockets.watch(unix.into_iter(), tcp.into_iter());
+        self.note_told_limits(&sample.listeners, somaxconn);
+    }
+
+    fn note_told_limits(&mut self, listeners: &[Watched], somaxconn: Option<u32>) {
+        let is_unknown = |watched: &Watched| watched.presence == Presence::Unknown;
+        if !listeners.iter().any(is_unknown) {
+            let present: HashSet<u32> = self.members.iter().flatten().map(|id| id.inode).collect();
+            self.told.retain(|inode, _| present.contains(inode));
+        }
+        for (watched, members) in listeners.iter().zip(&self.members) {
+            let Some(requested) = watched.listener.requested_backlog else {
+                continue;
+            };
+            for id in members {
+                let limit = || somaxconn.map(|somaxconn| requested.min(somaxconn));
+                self.told.entry(id.inode).or_insert_with(limit);
+            }
+        }
+    }
+
+    /// Puts the limits that were told into the readings of a listener, if each socket has one. Sockets that share a name are not told apart in the
+    /// table, and so it is not known which of them is full.
+    fn apply_told_limits(&self, watched: &mut Watched) -> LimitSource {
+        let is_unix = matches!(watched.listener.address, Address::Unix(_));
+        if watched.listener.requested_backlog.is_none() || (is_unix && watched.readings.len() > 1) {
+            return LimitSource::Unknown;
+        }
+        let limit = |inode: u32| self.told.get(&inode).copied().flatten();
+        if watched.readings.iter().any(|r| limit(r.id.inode).is_none()) {
+            return LimitSource::Unknown;
+        }
+        for reading in &mut watched.readings {
+            reading.backlog = limit(reading.id.inode);
+        }
+        LimitSource::Told
     }
 
     /// Copies the newest readings into the sample.
@@ -161,7 +207,8 @@ impl Watcher {
             watched.readings.clear();
             waiting.listed.clear();
             waiting.clients.clear();
-            (waiting.blocked, waiting.tcp) = (None, None);
+            (waiting.abandoned, waiting.blocked, waiting.tcp) = (None, None, None);
+            watched.limit = LimitSource::Kernel;
             if sockets.failed(&watched.listener.address) {
                 watched.presence = Presence::Unknown;
                 continue;
@@ -171,10 +218,17 @@ impl Watcher {
                 waiting.listed.push(clients.is_some());
                 waiting.clients.extend(clients.unwrap_or_default());
             }
-            waiting.blocked = match watched.listener.address {
-                Address::Unix(_) => sum(watched.readings.iter().map(|r| blocked.before(r))),
-                Address::Tcp(_) | Address::TcpPort(_) => None,
-            };
+            let is_unix = matches!(watched.listener.address, Address::Unix(_));
+            if sockets.is_read_from_a_table(&watched.listener.address) {
+                if is_unix {
+                    let figures = || watched.readings.iter().map(|r| sockets.figures(r.id));
+                    waiting.abandoned = sum(figures().map(|f| Some(f?.abandoned)));
+                    waiting.blocked = sum(figures().map(|f| Some(f?.blocked)));
+                }
+                watched.limit = self.apply_told_limits(watched);
+            } else if is_unix {
+                waiting.blocked = sum(watched.readings.iter().map(|r| blocked.before(r)));
+            }
         }
     }
 
@@ -199,7 +253,7 @@ impl Watcher {
     pub(super) fn look(&self, looks: &mut Looks, sockets: &mut Sockets, sample: &mut Sample) {
         for (watched, bounds) in sample.listeners.iter().zip(&self.bounds) {
             for bound in bounds {
-                if watched.occupied() {
+                if watched.occupied() && watched.limit == LimitSource::Kernel {
                     looks.want(*bound);
                 } else {
                     looks.empty(*bound);
@@ -208,7 +262,7 @@ impl Watcher {
         }
         looks.take(sample.at, sockets, &mut sample.outcomes);
         for (watched, bounds) in sample.listeners.iter_mut().zip(&self.bounds) {
-            if !bounds.is_empty() && watched.occupied() {
+            if !bounds.is_empty() && watched.occupied() && watched.limit == LimitSource::Kernel {
                 watched.waiting.tcp = looks.found(bounds);
             }
         }
@@ -253,7 +307,13 @@ fn find(address: &Address, sockets: &Sockets, resolver: &mut Resolver) -> (Membe
                 UnixName::Path(path) => resolver.resolve(path),
                 UnixName::Abstract(_) => Err(Unresolved::Missing),
             };
-            members.unix = match_unix(name, leads_to.as_ref().ok().copied(), &bound(sockets));
+            members.unix = if sockets.is_read_from_a_table(address) {
+                // It has names as they are printed, and no files.
+                let printed = table::name(&table::printed(name));
+                match_unix(&printed, None, &bound(sockets))
+            } else {
+                match_unix(name, leads_to.as_ref().ok().copied(), &bound(sockets))
+            };
             absence = why_missing(leads_to);
         }
         Address::Tcp(_) | Address::TcpPort(_) => {

@@ -6,6 +6,7 @@ pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod namespace;
 pub(crate) mod program;
+pub(crate) mod sandbox;
 pub(crate) mod site;
 pub(crate) mod socket;
 pub(crate) mod wait;

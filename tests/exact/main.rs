@@ -12,6 +12,7 @@
 #[expect(dead_code, reason = "the other tests use the rest")]
 mod common;
 
+mod tables;
 mod tcp;
 #[path = "../waits/truth.rs"]
 mod truth;

@@ -136,10 +136,11 @@ impl Sampler {
             listeners: vec![Watched {
                 listener: Arc::clone(&self.watch),
                 presence: Presence::Up,
+                limit: listen_queue_exporter::sample::LimitSource::Kernel,
                 readings: vec![Reading {
                     id: self.id,
                     depth: queue.depth,
-                    backlog: queue.backlog,
+                    backlog: Some(queue.backlog),
                     drops: None,
                 }],
                 waiting: Waiting {

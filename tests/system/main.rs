@@ -13,6 +13,7 @@ mod burst;
 mod check;
 mod cli;
 mod end_to_end;
+mod fallback;
 mod follow;
 mod http;
 mod live;

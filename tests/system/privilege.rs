@@ -1,12 +1,11 @@
 //! Everything works for a user who may do nothing, and what a sandbox takes away costs only its own series.
 
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 
-use crate::common::exporter::{BINARY, Exporter};
+use crate::common::exporter::Exporter;
 use crate::common::exposition::Queue;
 use crate::common::namespace::Namespace;
-use crate::common::program::{self, directory};
+use crate::common::program::directory;
 use crate::common::socket::{Listener, Tcp, connect_all, connect_tcp, knock_tcp, label};
 
 #[test]
@@ -108,69 +107,4 @@ fn behind_a_directory_that_may_not_be_searched_the_bound_name_still_counts() {
     assert_eq!(page.of("listen_queue_listener_up", "link"), Some(0.0));
     let directory = closed.display().to_string();
     exporter.logged(&["listener=link", &directory, "may not be searched"]);
-}
-
-/// Starts a program under a seccomp filter that refuses netlink sockets with EPERM, as a container's profile may.
-const WITHOUT_NETLINK: &str = "
-import ctypes, os, platform, struct, sys
-socket_call = {'x86_64': 41, 'aarch64': 198}[platform.machine()]
-def op(code, jump_true, jump_false, value):
-    return struct.pack('HBBI', code, jump_true, jump_false, value)
-LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
-program = b''.join([
-    op(LOAD, 0, 0, 0), op(EQUAL, 0, 3, socket_call),
-    op(LOAD, 0, 0, 16), op(EQUAL, 0, 1, 16),
-    op(RETURN, 0, 0, 0x00050001),
-    op(RETURN, 0, 0, 0x7fff0000),
-])
-instructions = ctypes.create_string_buffer(program)
-filter = ctypes.create_string_buffer(struct.pack('HxxxxxxP', 6, ctypes.addressof(instructions)))
-libc = ctypes.CDLL(None, use_errno=True)
-assert libc.prctl(38, 1, 0, 0, 0) == 0, ctypes.get_errno()
-assert libc.prctl(22, 2, filter, 0, 0) == 0, ctypes.get_errno()
-os.execv(sys.argv[1], sys.argv[1:])
-";
-
-#[test]
-fn without_netlink_the_sources_that_need_it_are_down_and_the_others_go_on() {
-    let namespace = Namespace::enter();
-    namespace.set_somaxconn(128);
-    let _unix = Listener::abstract_unix(b"name", 5);
-    let _tcp = Listener::tcp("127.0.0.1:8000", 0);
-    let _client = connect_tcp("127.0.0.1:8000");
-    knock_tcp("127.0.0.1:8000");
-    let names = ["unix:@name", "tcp:127.0.0.1:8000"];
-    let mut command = Command::new(program::command("python3").get_program());
-    command.args(["-c", WITHOUT_NETLINK, BINARY]);
-    command.args(["--web.listen-address", "127.0.0.1:0"]);
-    command.args(names.iter().flat_map(|name| ["--listener", name]));
-    let exporter = Exporter::spawn(command);
-    let page = exporter.fresh();
-    for source in ["unix_diag", "inet_diag"] {
-        let labels = [("source", source)];
-        assert_eq!(page.labelled("listen_queue_source_up", &labels), Some(0.0));
-        assert!(page.labelled("listen_queue_source_errors_total", &labels) > Some(0.0));
-        exporter.logged(&[
-            "source failed",
-            source,
-            "Operation not permitted",
-            "sandbox",
-        ]);
-    }
-    for name in names {
-        // It is not known whether they listen.
-        assert_eq!(page.queue(name), None);
-        assert_eq!(page.of("listen_queue_listener_up", name), None);
-    }
-    for source in ["netstat", "sysctl"] {
-        let up = page.labelled("listen_queue_source_up", &[("source", source)]);
-        assert_eq!(up, Some(1.0), "{source}");
-    }
-    assert_eq!(page.get("listen_queue_somaxconn"), Some(128.0));
-    assert_eq!(
-        page.get("listen_queue_tcp_listen_overflows_total"),
-        Some(1.0)
-    );
-    let failures = exporter.log().matches("source failed").count();
-    assert_eq!(failures, 2, "one line a source:\n{}", exporter.log());
 }

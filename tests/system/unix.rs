@@ -227,6 +227,8 @@ fn an_abstract_listener_is_watched_by_its_name() {
             &[
                 ("address", "unix:@gunicorn"),
                 ("family", "unix"),
+                ("limit", "kernel"),
+                ("limit", "kernel"),
                 ("listener", "unix:@gunicorn")
             ]
         ),

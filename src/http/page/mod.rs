@@ -75,7 +75,8 @@ fn write_row(html: &mut String, listener: &ListenerReport) {
     let name = escape(&listener.name);
     let totals = listener.totals.as_ref();
     let peak = totals.map(|totals| totals.depth_peak.to_string());
-    let full = totals.map(|totals: &TotalsReport| format!("{:.2} s", totals.full_seconds));
+    let full = totals.and_then(|totals: &TotalsReport| totals.full_seconds);
+    let full = full.map(|seconds| format!("{seconds:.2} s"));
     let drops = totals
         .and_then(|totals| totals.drops)
         .map(|drops| drops.to_string());
@@ -93,8 +94,14 @@ fn write_row(html: &mut String, listener: &ListenerReport) {
     let (class, depth, waiting, figures) = if let Some(queue) = &listener.queue {
         (
             if queue.full { "full" } else { "" },
-            (queue.depth, queue.capacity),
-            format!("{} of {}", queue.depth, queue.capacity),
+            (
+                queue.depth,
+                queue.capacity.or(queue.capacity_at_most).unwrap_or(1),
+            ),
+            match queue.capacity {
+                Some(capacity) => format!("{} of {capacity}", queue.depth),
+                None => queue.depth.to_string(),
+            },
             figures(queue.oldest_wait_seconds, &queue.limit),
         )
     } else {
@@ -157,6 +164,7 @@ mod tests {
                 listener: Arc::new(Listener::discovered(address)),
                 presence: Presence::Missing(Absence::NotListening),
                 readings: Vec::new(),
+                limit: crate::sample::LimitSource::Kernel,
                 waiting: Waiting::default(),
             }],
             ..Sample::default()

@@ -121,11 +121,12 @@ function show(report) {
 function fill(row, listener) {
   const up = listener.state === "up";
   row.element.className = up ? (listener.full ? "full" : "") : "gone";
-  row.meter.max = up ? listener.capacity : 1;
+  row.meter.max = up ? (listener.capacity ?? listener.capacity_at_most ?? 1) : 1;
   row.meter.low = NEAR * row.meter.max;
   row.meter.high = row.meter.max - 1;
   row.meter.value = up ? listener.depth : 0;
-  write(row.waiting, up ? `${listener.depth} of ${listener.capacity}` : listener.reason);
+  const waiting = listener.capacity === undefined ? text(listener.depth) : `${listener.depth} of ${listener.capacity}`;
+  write(row.waiting, up ? waiting : listener.reason);
   write(row.peak, text(listener.depth_peak));
   write(row.full, seconds(listener.full_seconds));
   write(row.oldest, seconds(listener.oldest_wait_seconds));
@@ -141,7 +142,8 @@ function draw(row, listener, [bar, near, full, line]) {
   const height = Math.round(canvas.clientHeight * scale);
   if (width === 0) return;
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  const capacity = listener.capacity ?? 1;
+  // Where the limit is not known, the line is the most that it can be.
+  const capacity = listener.capacity ?? listener.capacity_at_most ?? 1;
   const highestPeak = peaks.reduce((a, b) => Math.max(a, b), 0);
   const top = Math.max(capacity, highestPeak) * 1.05;
   const context = canvas.getContext("2d");
@@ -162,7 +164,8 @@ function draw(row, listener, [bar, near, full, line]) {
   }
   context.fillStyle = line;
   context.fillRect(0, Math.round(height - (capacity / top) * height), width, Math.max(1, scale));
-  const label = `depth in the last five minutes: ${highestPeak} at most, ${capacity} is full`;
+  const limit = listener.capacity === undefined ? "the limit is not known" : `${capacity} is full`;
+  const label = `depth in the last five minutes: ${highestPeak} at most, ${limit}`;
   if (canvas.getAttribute("aria-label") !== label) canvas.setAttribute("aria-label", label);
 }
 
