@@ -1,11 +1,12 @@
 //! The exporter on the kernels of Debian's releases, booted in qemu: a static build with eBPF reads queues that `guest.c` fills and
 //! counts the connects that it is refused. `tests/install.sh kernels ebpf` installs the programs that are needed.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use listen_queue_exporter::refusals::UNKNOWN_NAMES;
 
@@ -56,17 +57,83 @@ fn linux_7() {
     boot("trixie-backports", "7.", 1);
 }
 
+#[test]
+fn without_the_modules_linux_5_10_shows_what_its_tables_have() {
+    fall_back("bullseye", "5.10.");
+}
+
+#[test]
+fn without_the_modules_linux_6_1_shows_what_its_tables_have() {
+    fall_back("bookworm", "6.1.");
+}
+
+#[test]
+fn without_the_modules_linux_6_12_shows_what_its_tables_have() {
+    fall_back("bookworm-backports", "6.12.");
+}
+
+#[test]
+fn without_the_modules_linux_7_shows_what_its_tables_have() {
+    fall_back("trixie-backports", "7.");
+}
+
+/// Boots a suite's kernel without `unix_diag`, `inet_diag` and `tcp_diag`, and loads them later.
+fn fall_back(suite: &str, version: &str) {
+    let console = console(suite, "fallback");
+    println!("{console}");
+    assert!(console.contains(&format!("kernel: {version}")));
+    assert!(console.contains("guest: done"));
+    let (_, pages) = console.split_once("=== without\n").expect("a page");
+    let (without, pages) = pages.split_once("=== with\n").expect("a second page");
+    let (with, _) = pages.split_once("=== end\n").expect("an end");
+    for (page, sock_diag) in [(without, 0.0), (with, 1.0)] {
+        for source in ["unix_diag", "inet_diag"] {
+            assert_eq!(up(page, source), Some(sock_diag), "{source}");
+        }
+        for source in ["proc_net_unix", "proc_net_tcp"] {
+            assert_eq!(up(page, source), Some(1.0), "{source}");
+        }
+        for (listener, depth, backlog) in QUEUES.iter().filter(|(name, ..)| *name != "relative") {
+            let of = |name: &str| {
+                value(
+                    page,
+                    &format!("listen_queue_{name}{{listener=\"{listener}\"}}"),
+                )
+            };
+            assert_eq!(of("depth"), Some(f64::from(*depth)), "{listener}");
+            assert_eq!(of("listener_replacements_total"), Some(0.0), "{listener}");
+            let is_known = sock_diag > 0.0 || *listener != "abstract";
+            let capacity = is_known.then_some(f64::from(*backlog) + 1.0);
+            assert_eq!(of("capacity"), capacity, "{listener}");
+        }
+        let g = |name: &str| value(page, &format!("listen_queue_{name}{{listener=\"g\"}}"));
+        assert_eq!(g("full_episodes_total"), Some(1.0), "it stays full");
+        assert!(g("full_seconds_total") > Some(0.0));
+        assert_eq!(g("blocked_connects"), Some(1.0));
+    }
+    let of = |page, name: &str| value(page, &format!("{name}{{listener=\"g\"}}"));
+    let full = |page| of(page, "listen_queue_full_seconds_total");
+    assert!(full(with) > full(without));
+    for source in ["unix_diag", "inet_diag"] {
+        let count = |message: &str| {
+            let lines = console
+                .lines()
+                .filter(|line| line.contains(&format!("source={source}")));
+            lines.filter(|line| line.contains(message)).count()
+        };
+        assert_eq!(
+            (count("source failed"), count("source works again")),
+            (1, 1),
+            "{source}"
+        );
+    }
+    assert!(console.contains("run modprobe unix_diag on the node"));
+}
+
 /// Boots a suite's kernel, and holds what the exporter says there against what was done. `tries` is how often the kernel itself tries
 /// a connect by io_uring that does not wait.
 fn boot(suite: &str, version: &str, tries: u32) {
-    let directory = Path::new(TARGET).join(suite);
-    run(Command::new(format!("{ROOT}/tests/kernels/fetch.sh"))
-        .arg(suite)
-        .arg(&directory));
-    let console = start(
-        &directory.join("vmlinuz"),
-        &initramfs(&directory.join("modules")),
-    );
+    let console = console(suite, "");
     println!("{console}");
     assert!(console.contains(&format!("kernel: {version}")));
     assert!(console.contains("guest: done"));
@@ -131,20 +198,42 @@ fn value(page: &str, series: &str) -> Option<f64> {
     Some(value.trim().parse().expect("a number"))
 }
 
+/// Boots a suite's kernel with this word on its command line, and returns what the guest printed.
+fn console(suite: &str, word: &str) -> String {
+    /// Each suite is fetched and packed by one test at a time.
+    static FETCHING: Mutex<()> = Mutex::new(());
+    let directory = Path::new(TARGET).join(suite);
+    let initramfs = {
+        let _turn = FETCHING.lock().unwrap_or_else(PoisonError::into_inner);
+        run(Command::new(format!("{ROOT}/tests/kernels/fetch.sh"))
+            .arg(suite)
+            .arg(&directory));
+        initramfs(&directory.join("modules"))
+    };
+    start(&directory.join("vmlinuz"), &initramfs, word)
+}
+
 /// Everything that the guest printed, without the carriage returns of its console.
-fn start(kernel: &Path, initramfs: &Path) -> String {
+fn start(kernel: &Path, initramfs: &Path, word: &str) -> String {
     let mut qemu = Command::new("timeout");
     qemu.args(["300", "qemu-system-x86_64", "-machine", "accel=tcg"]);
     // Debian 12's qemu damages the flags at cmpxchg16b, which kernels from 6.12 on use where they find it.
     qemu.args(["-cpu", "qemu64,-cx16", "-m", "512", "-net", "none"]);
     qemu.args(["-nographic", "-no-reboot", "-append"]);
-    qemu.arg("console=ttyS0 panic=-1 quiet").arg("-kernel");
+    qemu.arg(format!("console=ttyS0 panic=-1 quiet {word}"));
+    qemu.arg("-kernel");
     qemu.arg(kernel).arg("-initrd").arg(initramfs);
     run(qemu.stdin(std::process::Stdio::null())).replace('\r', "")
 }
 
 /// The guest's whole file system.
 fn initramfs(modules: &Path) -> PathBuf {
+    static PACKED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+    let archive = modules.with_file_name("initramfs.cpio");
+    let mut packed = PACKED.lock().unwrap_or_else(PoisonError::into_inner);
+    if !packed.insert(archive.clone()) {
+        return archive;
+    }
     let root = modules.with_file_name("root");
     // It may be there from the run before.
     let _ = fs::remove_dir_all(&root);
@@ -164,7 +253,6 @@ fn initramfs(modules: &Path) -> PathBuf {
     copy(Path::new("/bin/busybox"), "bin/busybox");
     copy(Path::new(&format!("{ROOT}/tests/kernels/init")), "init");
     fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755)).unwrap();
-    let archive = modules.with_file_name("initramfs.cpio");
     let pack = "cd \"$1\" && find . | cpio --quiet -o -H newc >\"$2\"";
     run(Command::new("sh")
         .args(["-ec", pack, "sh"])
