@@ -7,6 +7,7 @@
 mod common;
 
 mod cpu;
+mod fallback;
 mod hold;
 mod report;
 mod scrape;
@@ -29,6 +30,7 @@ fn main() {
     let mut report = Report::default();
     binary(&mut report);
     cpu::measure(&mut report);
+    fallback::measure(&mut report);
     waits::measure(&mut report);
     scrape::measure(&mut report);
     report.finish(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target")));

@@ -68,14 +68,14 @@ pub(crate) fn measure(report: &mut Report) {
 }
 
 #[derive(Debug, Clone, Copy)]
-enum Population {
+pub(crate) enum Population {
     Nothing,
     Unix(u32),
     Tcp(u32),
 }
 
 impl Population {
-    fn make(self) -> Held {
+    pub(crate) fn make(self) -> Held {
         match self {
             Self::Nothing => Held::default(),
             Self::Unix(count) => Held::unix(count),
@@ -175,7 +175,7 @@ fn compare(program: &Path, rate: u32) -> Shares {
 }
 
 /// What all threads of a process have run so far.
-fn cpu_time(id: u32) -> Duration {
+pub(crate) fn cpu_time(id: u32) -> Duration {
     let tasks = std::fs::read_dir(format!("/proc/{id}/task")).expect("the process");
     let time = |task: std::io::Result<std::fs::DirEntry>| {
         let path = task.expect("a task").path().join("schedstat");
