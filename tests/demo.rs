@@ -4,11 +4,12 @@ use std::process::Command;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-fn demo(transport: &str) {
+fn demo(transport: &str, more: &[&str]) -> String {
     let output = Command::new("python3")
         .arg(format!("{ROOT}/tests/demo/demo.py"))
         .args(["--exporter", env!("CARGO_BIN_EXE_listen-queue-exporter")])
         .args(["--transport", transport])
+        .args(more)
         .output()
         .expect("python3 is missing: tests/install.sh base");
     let (shown, errors) = (
@@ -17,15 +18,32 @@ fn demo(transport: &str) {
     );
     println!("{shown}{errors}");
     assert!(output.status.success());
-    assert!(shown.contains("  ok: 200s: 200 (expected 200)"));
+    shown.into_owned()
 }
 
 #[test]
 fn over_a_unix_socket_the_requests_on_top_get_a_502_and_the_alert_says_so() {
-    demo("unix");
+    let shown = demo("unix", &[]);
+    assert!(shown.contains("  ok: 200s: 200 (expected 200)"));
 }
 
 #[test]
 fn over_tcp_nobody_is_refused_and_overflows_raise_their_alert() {
-    demo("tcp");
+    let shown = demo("tcp", &[]);
+    assert!(shown.contains("  ok: 200s: 200 (expected 200)"));
+}
+
+#[test]
+fn without_sock_diag_the_alert_fires_if_the_backlog_is_told_and_else_a_warning() {
+    for (told, alert) in [
+        ("told", "ListenQueueConnectionsRefused"),
+        ("untold", "ListenQueueMayBeFull"),
+    ] {
+        let shown = demo("unix", &["--without-sock-diag", told]);
+        assert!(shown.contains(&format!("  ok: the alert {alert} fired")));
+        assert!(
+            shown.contains("  ok: peak depth: [129.0] (expected [129])"),
+            "{shown}"
+        );
+    }
 }

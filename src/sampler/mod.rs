@@ -44,8 +44,8 @@ const HUNTING: Duration = Duration::from_secs(10);
 /// Rounds that found nothing new are booked after this long at the latest, all at once: what they are booked on is out of the
 /// processor's caches by the next round, and to fetch it costs more than to ask the kernel.
 const QUIET_TIME: Duration = Duration::from_millis(100);
-/// Rounds that read tables take this part of a core at most: they are as far apart as that takes.
-const TABLE_SHARE: u32 = 100;
+/// Rounds that read tables are on average this many times as far apart as they take of a processor: under a hundredth of a core.
+const TABLE_DISTANCE: u32 = 120;
 /// And no further than this.
 const SLOWEST: Duration = Duration::from_mins(1);
 /// A round allocates little and calls nothing deep.
@@ -155,7 +155,7 @@ struct Sampler {
     next_listing: Duration,
     hunting_ends: Duration,
     next_hunt: Duration,
-    /// What a round that reads tables costs of a processor; zero while none are read.
+    /// What a round that reads tables takes of a processor on average; zero while none are read.
     table_cost: Duration,
     last_round: Duration,
     /// As it was read last.
@@ -193,7 +193,7 @@ impl Sampler {
 
     /// The time between rounds: as configured, or longer where tables have to be read.
     fn pace(&self) -> Duration {
-        let least = self.table_cost.saturating_mul(TABLE_SHARE);
+        let least = self.table_cost.saturating_mul(TABLE_DISTANCE);
         self.interval.max(least.min(SLOWEST))
     }
 
@@ -210,10 +210,13 @@ impl Sampler {
         self.round_at_its_pace(started, late, book);
         self.last_round = started;
         self.table_cost = match before {
-            // One that is dearer counts at once, one that is cheaper little by little.
             Some(before) if self.sockets.read_tables() => {
                 let cost = cpu_time().saturating_sub(before);
-                cost.max(self.table_cost * 7 / 8)
+                match self.table_cost {
+                    Duration::ZERO => cost,
+                    // A listing is dearer than the rounds between: the average counts.
+                    average => (average * 7 + cost) / 8,
+                }
             }
             _ => Duration::ZERO,
         };
@@ -489,6 +492,51 @@ mod tests {
             .iter()
             .filter(|event| matches!(event, Event::SourceFailed(..) | Event::SourceRecovered(_)));
         assert_eq!(changes.count(), 4, "unix and TCP: {events:?}");
+    }
+
+    #[test]
+    fn where_the_table_cannot_be_read_either_nothing_is_known_and_the_rest_goes_on() {
+        let (mut sampler, _listener, _) = sampler_of("nothing");
+        let procfs = tempfile::tempdir().unwrap();
+        sampler.sockets = Sockets::new(procfs.path());
+        sampler.sockets.keep_away();
+        let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
+        for second in 0..20 {
+            sampler.round(Duration::from_secs(second), false, |sample| {
+                ledger.book(sample);
+            });
+        }
+        let view = ledger.view();
+        for source in [
+            Source::UnixDiag,
+            Source::ProcNetUnix,
+            Source::InetDiag,
+            Source::ProcNetTcp,
+        ] {
+            assert!(!view.sources[&source].up, "{source:?}");
+        }
+        assert!(view.sources[&Source::Netstat].up && view.samples == 20);
+        assert_eq!(view.listeners[0].presence, Presence::Unknown);
+        let events: Vec<_> = ledger.take_events().collect();
+        assert_eq!(events.len(), 4, "one line a source: {events:?}");
+    }
+
+    #[test]
+    fn rounds_are_so_far_apart_that_tables_take_less_than_a_hundredth_of_a_core() {
+        let (mut sampler, ..) = sampler_of("pace");
+        assert_eq!(sampler.pace(), sampler.interval);
+        sampler.table_cost = Duration::from_micros(50);
+        assert_eq!(sampler.pace(), sampler.interval);
+        sampler.table_cost = Duration::from_millis(7);
+        assert_eq!(sampler.pace(), Duration::from_millis(840));
+        sampler.last_round = Duration::from_secs(1);
+        let distance = |at_ms| sampler.distance(Duration::from_millis(at_ms));
+        assert_eq!(distance(1845), Some(Duration::from_millis(845)));
+        assert_eq!(
+            distance(61_000),
+            Some(Duration::from_millis(1680)),
+            "a stall"
+        );
     }
 
     #[test]

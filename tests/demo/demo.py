@@ -15,6 +15,7 @@ Everything that it starts lives in a process namespace of its own and ends with 
 
 import argparse
 import asyncio
+import errno
 import json
 import os
 import pathlib
@@ -44,8 +45,9 @@ EXPORTER, PROMETHEUS, NGINX, GUNICORN = 10128, 9090, 8080, 8000
 REFUSED_ALERT = {"unix": "ListenQueueConnectionsRefused", "tcp": "ListenQueueTcpOverflow"}
 # What only the other transport has, and what the demo has not: nginx's log over UDP.
 ABSENT = {
-    "unix": ("listen_queue_listener_drops_total", "listen_queue_syn_queue_depth", "nginx_log_dropped_datagrams"),
+    "unix": ('limit="unknown"', "listen_queue_listener_drops_total", "listen_queue_syn_queue_depth", "nginx_log_dropped_datagrams"),
     "tcp": (
+        'limit="unknown"',
         "listen_queue_refused_connects_total",
         "listen_queue_wait_seconds",
         "listen_queue_unanchored_rounds_total",
@@ -85,6 +87,7 @@ def parse_arguments():
     parser.add_argument("--exporter", required=True, type=os.path.abspath)
     parser.add_argument("--gunicorn", default=str(ROOT / "target/tools/bin/gunicorn"), type=os.path.abspath)
     parser.add_argument("--transport", choices=("unix", "tcp"), default="unix")
+    parser.add_argument("--without-sock-diag", choices=("told", "untold"), help="keep sock_diag away from the exporter, and tell it the backlog or not")
     parser.add_argument("--answers", type=os.path.abspath, help="a file for what Prometheus answered to the dashboard, for tests/dashboard/draw.sh")
     return parser.parse_args()
 
@@ -121,6 +124,10 @@ class Demo:
         self.start_nginx()
         self.start_prometheus()
 
+        if self.arguments.without_sock_diag:
+            self.burst()
+            self.check_without_sock_diag()
+            return self.failures
         self.say(f"somaxconn {LOW}, {WORKERS} workers, {SERVICE_SECONDS} s a request: {REQUESTS} requests in {BURST_SECONDS:.0f} s")
         self.burst()
         self.check_refusals()
@@ -166,6 +173,19 @@ class Demo:
             self.check("overflows were counted", overflows > 0)
             # An overflow at the end of a handshake counts twice among the drops.
             self.check("drops are at least the overflows", self.metric("listen_queue_listener_drops_total") >= overflows)
+
+    def check_without_sock_diag(self):
+        """The burst as the tables of /proc/net show it."""
+        self.check_equal("200s (capacity + workers)", self.counts.get(200, 0), LOW + 1 + WORKERS)
+        peak = self.query('listen_queue_depth_peak{listener="gunicorn"}', self.burst_began + FAILURE)
+        self.check_equal("peak depth", [float(series["value"][1]) for series in peak], [LOW + 1])
+        is_told = self.arguments.without_sock_diag == "told"
+        self.check_equal("capacity", self.metric("listen_queue_capacity"), LOW + 1 if is_told else 0)
+        alert = "ListenQueueConnectionsRefused" if is_told else "ListenQueueMayBeFull"
+        self.check(f"the alert {alert} fired", self.fired(alert))
+
+    def fired(self, alert):
+        return bool(self.query(f'max_over_time(ALERTS{{alertname="{alert}",alertstate="firing"}}[5m])', time.time()))
 
     def check_dashboard(self):
         """Every expression of the dashboard has an answer in the middle of the failure."""
@@ -298,8 +318,13 @@ class Demo:
     def start_exporter(self):
         address = f"unix:{self.socket}" if self.arguments.transport == "unix" else f"tcp:127.0.0.1:{GUNICORN}"
         listener = f"gunicorn={address},backlog=2048"
-        web = ["--web.listen-address", f"127.0.0.1:{EXPORTER}"]
-        self.start("exporter", [self.arguments.exporter, "--listener", listener, "--nginx.syslog", f"unix:{self.directory}/log.socket", *web])
+        command = [self.arguments.exporter]
+        options = ["--nginx.syslog", f"unix:{self.directory}/log.socket"]
+        if self.arguments.without_sock_diag:
+            command = [sys.executable, str(ROOT / "tests/common/refuse.py"), "socket", str(errno.EPERM), *command]
+            listener = f"gunicorn={address}" + (f",backlog={LOW}" if self.arguments.without_sock_diag == "told" else "")
+            options = []
+        self.start("exporter", [*command, "--listener", listener, *options, "--web.listen-address", f"127.0.0.1:{EXPORTER}"])
         self.wait_until_up("the exporter", lambda: self.metric("listen_queue_listener_up") == 1)
 
     def start_prometheus(self):
