@@ -291,8 +291,12 @@ impl<F: FnMut(&[u8], u64) -> bool> Rows<'_, F> {
         if self.imitations.names.contains(&longer) {
             return true;
         }
-        // A pending connection bears the name of its listener, whose own row tells.
-        let is_imitation = !last.is_pending() && (self.is_bound)(&longer, last.kind);
+        // A pending connection bears the name of its listener, whose own row tells. What follows a socket that is counted neither as a listener nor
+        // as pending matters only if it would be.
+        let would_count = |row: Row| row.listens() || row.is_pending();
+        let is_asked = last.listens()
+            || (!last.is_pending() && parse(&self.doubtful).is_some_and(would_count));
+        let is_imitation = is_asked && (self.is_bound)(&longer, last.kind);
         if is_imitation && self.imitations.names.len() < MOST_IMITATIONS {
             self.imitations.names.push(longer);
             self.imitations.is_new = true;
