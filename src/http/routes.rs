@@ -329,13 +329,22 @@ async fn serve_saturation(
         Ok(length) => length,
         Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
     };
-    let stayed = {
+    let (stayed, bound) = {
         let ledger = app.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger.stayed_above(&query.listener, length, query.above)
+        let stayed = ledger.stayed_above(&query.listener, length, query.above);
+        let (view, somaxconn) = (ledger.view(), ledger.view().slow.settings.somaxconn);
+        let listener = view.listener(&query.listener);
+        (stayed, listener.and_then(|l| l.capacity_at_most(somaxconn)))
     };
     match stayed {
         Some(true) => {
-            let reason = format!("saturated: above {} for {}\n", query.above, query.length);
+            let of = bound.map_or(String::new(), |bound| {
+                format!(" of {bound}, the most that the unknown limit allows,")
+            });
+            let reason = format!(
+                "saturated: above {}{of} for {}\n",
+                query.above, query.length
+            );
             (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
         }
         Some(false) => (StatusCode::OK, "not saturated\n").into_response(),

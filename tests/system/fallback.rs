@@ -188,6 +188,8 @@ fn without_sock_diag_check_the_page_and_the_probe_use_somaxconn_as_a_bound() {
     );
     let saturated = "/-/saturated?listener=unix:@name&above=0.9&for=250ms";
     crate::common::wait::until_true("saturation", || exporter.get(saturated).status == 503);
+    let answer = exporter.get(saturated).text().to_owned();
+    assert!(answer.contains("above 0.9 of 5, the most that the unknown limit allows,"));
 }
 
 #[test]
