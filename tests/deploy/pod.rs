@@ -415,6 +415,7 @@ fn a_named_socket_is_found_without_the_volume_and_with_the_volume_at_another_pat
         ("listener", "gunicorn"),
         ("family", "unix"),
         ("address", "unix:/elsewhere/gunicorn.socket"),
+        ("limit", "kernel"),
     ];
     assert_eq!(
         page.labelled("listen_queue_listener_info", &labels),
