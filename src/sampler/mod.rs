@@ -45,7 +45,7 @@ const HUNTING: Duration = Duration::from_secs(10);
 /// processor's caches by the next round, and to fetch it costs more than to ask the kernel.
 const QUIET_TIME: Duration = Duration::from_millis(100);
 /// Rounds that read tables are on average this many times as far apart as they take of a processor: under a hundredth of a core.
-const TABLE_DISTANCE: u32 = 120;
+const TABLE_DISTANCE: u32 = 150;
 /// And no further than this.
 const SLOWEST: Duration = Duration::from_mins(1);
 /// A round allocates little and calls nothing deep.
@@ -528,13 +528,13 @@ mod tests {
         sampler.table_cost = Duration::from_micros(50);
         assert_eq!(sampler.pace(), sampler.interval);
         sampler.table_cost = Duration::from_millis(7);
-        assert_eq!(sampler.pace(), Duration::from_millis(840));
+        assert_eq!(sampler.pace(), Duration::from_millis(1050));
         sampler.last_round = Duration::from_secs(1);
         let distance = |at_ms| sampler.distance(Duration::from_millis(at_ms));
-        assert_eq!(distance(1845), Some(Duration::from_millis(845)));
+        assert_eq!(distance(2055), Some(Duration::from_millis(1055)));
         assert_eq!(
             distance(61_000),
-            Some(Duration::from_millis(1680)),
+            Some(Duration::from_millis(2100)),
             "a stall"
         );
     }
