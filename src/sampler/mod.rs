@@ -44,7 +44,8 @@ const HUNTING: Duration = Duration::from_secs(10);
 /// Rounds that found nothing new are booked after this long at the latest, all at once: what they are booked on is out of the
 /// processor's caches by the next round, and to fetch it costs more than to ask the kernel.
 const QUIET_TIME: Duration = Duration::from_millis(100);
-/// Rounds that read tables are on average this many times as far apart as they take of a processor: under a hundredth of a core.
+/// A round that reads tables is followed by the next after this many times what it took of a processor: under a hundredth of a core, with what
+/// is not part of a round.
 const TABLE_DISTANCE: u32 = 150;
 /// And no further than this.
 const SLOWEST: Duration = Duration::from_mins(1);
@@ -155,7 +156,7 @@ struct Sampler {
     next_listing: Duration,
     hunting_ends: Duration,
     next_hunt: Duration,
-    /// What a round that reads tables takes of a processor on average; zero while none are read.
+    /// What the last round took of a processor if it read tables; else zero.
     table_cost: Duration,
     last_round: Duration,
     /// As it was read last.
@@ -210,14 +211,7 @@ impl Sampler {
         self.round_at_its_pace(started, late, book);
         self.last_round = started;
         self.table_cost = match before {
-            Some(before) if self.sockets.read_tables() => {
-                let cost = cpu_time().saturating_sub(before);
-                match self.table_cost {
-                    Duration::ZERO => cost,
-                    // A listing is dearer than the rounds between: the average counts.
-                    average => (average * 7 + cost) / 8,
-                }
-            }
+            Some(before) if self.sockets.read_tables() => cpu_time().saturating_sub(before),
             _ => Duration::ZERO,
         };
     }
@@ -476,6 +470,7 @@ mod tests {
             (Some(2), Some(0))
         );
         assert_eq!(seen.waits.oldest, None);
+        assert!(sampler.table_cost > Duration::ZERO);
         let up = |ledger: &Ledger, source| ledger.view().sources[&source].up;
         assert!(!up(&ledger, Source::UnixDiag) && up(&ledger, Source::ProcNetUnix));
 
@@ -484,6 +479,7 @@ mod tests {
         assert_eq!(round_of(&mut sampler, &mut ledger, 30_000), told);
         assert_eq!(round_of(&mut sampler, &mut ledger, 30_030), told);
         assert_eq!(round_of(&mut sampler, &mut ledger, 31_000), kernel);
+        assert_eq!(sampler.pace(), sampler.interval);
         assert!(up(&ledger, Source::UnixDiag));
         let totals = ledger.view().listeners[0].totals.as_ref().unwrap();
         assert_eq!((totals.full_episodes, totals.replacements), (1, 0));

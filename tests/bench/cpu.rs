@@ -23,6 +23,14 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// How much dearer than the bare loop the exporter may be.
 const BAR: f64 = 1.3;
 
+/// What else is in the network namespace.
+pub(crate) const POPULATIONS: [(&str, Population); 4] = [
+    ("nothing else", Population::Nothing),
+    ("1,000 unix sockets", Population::Unix(1_000)),
+    ("10,000 unix sockets", Population::Unix(10_000)),
+    ("20,000 TCP connections", Population::Tcp(20_000)),
+];
+
 pub(crate) fn measure(report: &mut Report) {
     let program = compile();
     report.section(&format!(
@@ -38,12 +46,7 @@ pub(crate) fn measure(report: &mut Report) {
         "us/round",
         "times the C loop",
     ]);
-    for (others, population) in [
-        ("nothing else", Population::Nothing),
-        ("1,000 unix sockets", Population::Unix(1_000)),
-        ("10,000 unix sockets", Population::Unix(10_000)),
-        ("20,000 TCP connections", Population::Tcp(20_000)),
-    ] {
+    for (others, population) in POPULATIONS {
         // A thread of its own, whose namespace goes with it.
         let run = || {
             let _namespace = Namespace::enter();

@@ -9,7 +9,7 @@ use super::common::namespace::Namespace;
 use super::common::program::directory;
 use super::common::sandbox::{self, Refused};
 use super::common::socket::{Listener, label};
-use super::cpu::{self, Population};
+use super::cpu::{self, POPULATIONS};
 use super::report::Report;
 
 /// The exporter finds its pace first.
@@ -25,12 +25,7 @@ pub(crate) fn measure(report: &mut Report) {
     ));
     report.row(&["in the namespace", "rounds/s", "exporter %", "us/round"]);
     let mut highest: f64 = 0.0;
-    for (others, population) in [
-        ("nothing else", Population::Nothing),
-        ("1,000 unix sockets", Population::Unix(1_000)),
-        ("10,000 unix sockets", Population::Unix(10_000)),
-        ("20,000 TCP connections", Population::Tcp(20_000)),
-    ] {
+    for (others, population) in POPULATIONS {
         let run = || {
             let _namespace = Namespace::enter();
             let _held = population.make();
