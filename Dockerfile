@@ -1,9 +1,9 @@
-# The exporter as a static binary in an image that holds nothing else.
+# The exporter as a static binary in an image that contains nothing else.
 #
 #   docker build --build-arg REVISION="$(git rev-parse HEAD)" --tag ghcr.io/listen-queue-exporter/listen-queue-exporter .
 #   docker build --build-arg FEATURES=ebpf ...        # cargo features, separated by commas
 #
-# Each platform is built by its own machine or emulator: nothing is cross-compiled.
+# Each platform is built on its own machine or emulator: nothing is cross-compiled.
 
 FROM docker.io/library/rust:1.95-slim-bookworm AS builder
 WORKDIR /src
@@ -22,19 +22,19 @@ RUN case "$TARGETARCH" in \
       arm64) echo aarch64-unknown-linux-gnu ;; \
       *) echo "no image for TARGETARCH '$TARGETARCH': amd64 and arm64 only" >&2; exit 1 ;; \
     esac >target-triple
-# Needs the explicit target: without it, the flag would reach build scripts and procedural macros, too.
+# Requires the explicit target: without it, the flag would also apply to build scripts and procedural macros.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
-# The dependencies: a layer that stays until Cargo.toml or Cargo.lock changes.
+# The dependencies: a layer that is reused until Cargo.toml or Cargo.lock changes.
 COPY Cargo.toml Cargo.lock ./
-RUN mkdir -p src/refusals && \
+RUN mkdir -p src && \
     echo 'fn main() {}' >src/main.rs && \
-    cp src/main.rs src/refusals/build.rs && \
+    cp src/main.rs src/build.rs && \
     touch src/lib.rs && \
     cargo build --release --locked --target "$(cat target-triple)" --features "$FEATURES" && \
     rm -r src
 COPY . .
 ARG REVISION="unknown"
-# The sources may be older than what was built of the empty ones.
+# The sources may be older than what was built from the empty ones.
 RUN find src -type f -exec touch {} + && \
     LISTEN_QUEUE_EXPORTER_REVISION="$REVISION" \
       cargo build --release --locked --target "$(cat target-triple)" --features "$FEATURES" && \

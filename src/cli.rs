@@ -1,4 +1,4 @@
-//! The command line: flags with their environment variables, and one clear line for what is wrong.
+//! The command line: flags with their environment variables, and a one-line error for an invalid one.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -6,40 +6,43 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use axum::http::Uri;
+use clap::builder::ArgPredicate;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
-use regex_lite::Regex;
 use tracing::level_filters::LevelFilter;
 
 use crate::duration;
-use crate::listener::Listener;
+use crate::listener::{DEFAULT_EXCLUDE, Filter, Listener, Pattern};
 use crate::logging::Format;
 use crate::refusals::{self, SyslogAddress};
+use crate::sampler::Node;
 
-/// The port on which the metrics are, registered nowhere and the same in every manifest.
+/// The port of the metrics. It is not registered, and is the same in every manifest.
 pub const PORT: u16 = 10128;
-/// What the environment variable of a flag begins with.
+/// Prefix of the environment variable of each flag.
 pub const ENVIRONMENT_PREFIX: &str = "LISTEN_QUEUE_EXPORTER_";
 
 const INTERVAL: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(10);
 const TCP_INTERVAL: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_mins(1);
-const LOOK: std::ops::RangeInclusive<Duration> =
+const CHECK_DURATION: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_hours(1);
 const PEAK_WINDOW: std::ops::RangeInclusive<Duration> =
     Duration::from_secs(1)..=Duration::from_hours(24);
 
 /// What the user asked for.
 #[derive(Debug, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 #[command(
     name = "listen-queue-exporter",
     version = concat!(env!("CARGO_PKG_VERSION")),
-    about = "Prometheus exporter for the accept queues of listening sockets: depth, limit and drops, unix and TCP, without privileges.",
-    after_help = "Each flag can be given as an environment variable: LISTEN_QUEUE_EXPORTER_ and the flag in upper case, with dots and dashes as \
-                  underscores. LISTEN_QUEUE_EXPORTER_LISTENER and LISTEN_QUEUE_EXPORTER_WEB_LISTEN_ADDRESS may hold several values, set apart by \
-                  blanks or line ends.",
+    about = "Prometheus exporter for the accept queues of unix and TCP listening sockets: depth, limit and drops, without privileges.",
+    after_help = "Each flag can also be set with an environment variable: LISTEN_QUEUE_EXPORTER_ followed by the flag in upper case, with dots and dashes \
+                  replaced by underscores. LISTEN_QUEUE_EXPORTER_LISTENER and LISTEN_QUEUE_EXPORTER_WEB_LISTEN_ADDRESS accept several values, \
+                  separated by spaces or line breaks.",
     args_conflicts_with_subcommands = true,
     max_term_width = 110
 )]
@@ -50,8 +53,8 @@ pub struct Flags {
     #[command(flatten)]
     selection: SelectionFlags,
 
-    /// Time between looks at the connections in a TCP queue that is not empty, from 10ms to 1m: the source of their waits and of the SYN queue's
-    /// depth. A look walks the TCP table of the whole host.
+    /// Time between scans of a TCP queue that is not empty, from 10ms to 1m. Scans measure the waits of TCP connections and the depth of the SYN
+    /// queue. A scan walks the TCP table of the whole host.
     #[arg(
         long = "sample.tcp-interval",
         value_name = "DURATION",
@@ -62,7 +65,7 @@ pub struct Flags {
     )]
     pub sample_tcp_interval: Duration,
 
-    /// Window of listen_queue_depth_peak, from 1s to 1d. At least the scrape interval, or peaks between scrapes are lost.
+    /// Window of listen_queue_depth_peak, from 1s to 1d. If it is shorter than the scrape interval, peaks between scrapes are lost.
     #[arg(
         long = "sample.peak-window",
         value_name = "DURATION",
@@ -73,7 +76,7 @@ pub struct Flags {
     )]
     pub sample_peak_window: Duration,
 
-    /// Address to serve on, [IP]:PORT. Without an IP, all addresses of both families. Repeatable.
+    /// Address to serve on, [IP]:PORT. Without an IP, the exporter serves on all IPv4 and IPv6 addresses. Repeatable.
     #[arg(
         long = "web.listen-address",
         value_name = "ADDRESS",
@@ -94,7 +97,58 @@ pub struct Flags {
     )]
     pub web_telemetry_path: String,
 
-    /// File with TLS, users and headers, in the format of the Prometheus exporter-toolkit. Read again at each connection and request.
+    /// Path below which everything is served, as in /queues: the page, the metrics, health and the API. The default is the path of
+    /// --web.external-url.
+    #[arg(
+        long = "web.route-prefix",
+        value_name = "PATH",
+        help_heading = "Web",
+        env = "LISTEN_QUEUE_EXPORTER_WEB_ROUTE_PREFIX",
+        value_parser = parse_route_prefix
+    )]
+    web_route_prefix: Option<String>,
+
+    /// URL at which clients reach the exporter through a proxy, with scheme and host. If the proxy removes the path from requests, also
+    /// set --web.route-prefix=/.
+    #[arg(
+        long = "web.external-url",
+        value_name = "URL",
+        help_heading = "Web",
+        env = "LISTEN_QUEUE_EXPORTER_WEB_EXTERNAL_URL",
+        value_parser = parse_external_url
+    )]
+    pub web_external_url: Option<ExternalUrl>,
+
+    /// Serve on the sockets that systemd passes (LISTEN_FDS) instead of opening --web.listen-address.
+    #[arg(
+        long = "web.systemd-socket",
+        help_heading = "Web",
+        env = "LISTEN_QUEUE_EXPORTER_WEB_SYSTEMD_SOCKET",
+        value_parser = clap::builder::BoolishValueParser::new(),
+        conflicts_with = "web_listen_address"
+    )]
+    pub web_systemd_socket: bool,
+
+    /// Omit metrics about the exporter itself: process_* except process_start_time_seconds, and listen_queue_sample_duration_seconds. No alert reads them.
+    #[arg(
+        long = "web.disable-exporter-metrics",
+        help_heading = "Web",
+        env = "LISTEN_QUEUE_EXPORTER_WEB_DISABLE_EXPORTER_METRICS",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub web_disable_exporter_metrics: bool,
+
+    /// Omit the buckets of histograms from the metrics, which are over a third of all series. Sums and counts stay. No alert reads
+    /// buckets, but dashboard panels that show quantiles have no data.
+    #[arg(
+        long = "web.disable-histogram-buckets",
+        help_heading = "Web",
+        env = "LISTEN_QUEUE_EXPORTER_WEB_DISABLE_HISTOGRAM_BUCKETS",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub web_disable_histogram_buckets: bool,
+
+    /// File with TLS settings, users and headers, in the format of the Prometheus exporter-toolkit. It is read again at each connection and request.
     #[arg(
         long = "web.config.file",
         value_name = "PATH",
@@ -103,8 +157,17 @@ pub struct Flags {
     )]
     pub web_config_file: Option<PathBuf>,
 
-    /// Receive nginx's error log here, to count refused connects: unix:/path (a socket file that the exporter makes) or udp:IP:PORT. nginx
-    /// sends it with: error_log syslog:server=unix:/path,nohostname error;
+    /// Check the flags and --web.config.file, and exit: with 0 if the exporter can use them, with 2 and the reason if not.
+    #[arg(
+        long = "config.check",
+        help_heading = "System",
+        env = "LISTEN_QUEUE_EXPORTER_CONFIG_CHECK",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    pub config_check: bool,
+
+    /// Address on which to receive the error log of nginx and count refused connects: unix:/path (a socket file that the exporter creates) or
+    /// udp:IP:PORT. nginx sends the log with: error_log syslog:server=unix:/path,nohostname error;
     #[arg(
         long = "nginx.syslog",
         value_name = "ADDRESS",
@@ -114,7 +177,7 @@ pub struct Flags {
     )]
     pub nginx_syslog: Option<SyslogAddress>,
 
-    /// Mode of the socket file of --nginx.syslog, octal. nginx's user has to be able to write to it.
+    /// Octal mode of the socket file of --nginx.syslog. The user of nginx must be able to write to it.
     #[arg(
         long = "nginx.syslog-mode",
         value_name = "MODE",
@@ -125,8 +188,8 @@ pub struct Flags {
     )]
     pub nginx_syslog_mode: u32,
 
-    /// Count refused connects in the kernel with eBPF, whoever makes them. Needs a build with the feature ebpf, or it is a bad flag, and the
-    /// capabilities BPF and PERFMON; without these the log says so and everything else works.
+    /// Count the refused connects of all clients in the kernel with eBPF. Requires a build with the feature ebpf (otherwise the flag is invalid) and
+    /// the capabilities BPF and PERFMON. If these are missing, the log reports it and everything else works.
     #[arg(
         long,
         help_heading = "Refused connects",
@@ -135,7 +198,7 @@ pub struct Flags {
     )]
     pub ebpf: bool,
 
-    /// Least severe messages to log: error, warn, info, debug or trace.
+    /// Lowest severity of messages to log: error, warn, info, debug or trace.
     #[arg(
         long = "log.level",
         value_name = "LEVEL",
@@ -146,7 +209,7 @@ pub struct Flags {
     )]
     pub log_level: LevelFilter,
 
-    /// How log lines look.
+    /// Format of log lines.
     #[arg(
         long = "log.format",
         value_name = "FORMAT",
@@ -157,11 +220,11 @@ pub struct Flags {
     pub log_format: Format,
 }
 
-/// Which listeners are looked at, and how often: the same for serving and for `check`.
+/// Which listeners are sampled, and how often: the same for serving and for `check`.
 #[derive(Debug, Args)]
 struct SelectionFlags {
-    /// A listener to watch, instead of all: [NAME=]ADDRESS[,backlog=N]. ADDRESS is unix:/path, unix:@abstract, tcp:HOST:PORT, tcp::PORT (every
-    /// wildcard listener of the port) or tcp:[::1]:PORT; \xNN stands for a byte. backlog=N tells what the application asks of listen(2).
+    /// Watch this listener instead of all: [NAME=]ADDRESS[,backlog=N]. ADDRESS is unix:/path, unix:@abstract, tcp:HOST:PORT, tcp::PORT (every
+    /// wildcard listener of the port) or tcp:[::1]:PORT. \xNN stands for a byte. backlog=N is the backlog that the application passes to listen(2).
     /// Repeatable.
     #[arg(
         long,
@@ -171,17 +234,31 @@ struct SelectionFlags {
     )]
     listener: Vec<String>,
 
-    /// Leave out discovered listeners whose address matches this regular expression anywhere.
+    /// Do not watch discovered listeners whose address matches this regular expression anywhere. The default excludes short-lived sockets that exist on
+    /// every host: those of containerd shims, ssh agents, Java and .NET debuggers, Python multiprocessing and editors, and loopback ports
+    /// from 32768 to 60999 except 50051. To exclude none, use '' or set the environment variable to ^$.
     #[arg(
         long = "discover.exclude",
         value_name = "REGEX",
         help_heading = "Listeners",
         env = "LISTEN_QUEUE_EXPORTER_DISCOVER_EXCLUDE",
+        default_value = DEFAULT_EXCLUDE,
         conflicts_with = "listener"
     )]
-    discover_exclude: Option<Regex>,
+    discover_exclude: Pattern,
 
-    /// Watch at most this many discovered listeners; listen_queue_discovery_ignored_listeners counts the others.
+    /// Watch only discovered listeners whose address matches this regular expression anywhere. If this flag is set, the default of
+    /// --discover.exclude does not apply.
+    #[arg(
+        long = "discover.include",
+        value_name = "REGEX",
+        help_heading = "Listeners",
+        env = "LISTEN_QUEUE_EXPORTER_DISCOVER_INCLUDE",
+        conflicts_with = "listener"
+    )]
+    discover_include: Option<Pattern>,
+
+    /// Maximum number of discovered listeners to watch. listen_queue_discovery_ignored_listeners counts the others.
     #[arg(
         long = "discover.limit",
         value_name = "N",
@@ -192,18 +269,58 @@ struct SelectionFlags {
     )]
     discover_limit: usize,
 
-    /// Time between samples, from 1ms to 10s.
+    /// Watch every network namespace of the machine, that is each pod and container, instead of only the exporter's own. For a DaemonSet with hostPID,
+    /// or for a host. All metrics require CAP_SYS_ADMIN and CAP_SYS_PTRACE. Without them the exporter reads only depths, from /proc.
+    #[arg(
+        long,
+        help_heading = "Node",
+        env = "LISTEN_QUEUE_EXPORTER_NODE",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    node: bool,
+
+    /// With --node, also show listeners in whose queue no connection has ever waited. Otherwise listen_queue_idle_listeners counts them.
+    #[arg(
+        long = "node.idle",
+        help_heading = "Node",
+        env = "LISTEN_QUEUE_EXPORTER_NODE_IDLE",
+        value_parser = clap::builder::BoolishValueParser::new()
+    )]
+    node_idle: bool,
+
+    /// With --node, maximum number of network namespaces to watch. listen_queue_node_ignored_namespaces counts the others.
+    #[arg(
+        long = "node.limit",
+        value_name = "N",
+        help_heading = "Node",
+        env = "LISTEN_QUEUE_EXPORTER_NODE_LIMIT",
+        default_value_t = 512
+    )]
+    node_limit: usize,
+
+    /// With --node, directory of the pod logs. The exporter takes the names of pods from the names of its entries.
+    #[arg(
+        long = "path.pod-logs",
+        value_name = "PATH",
+        help_heading = "System",
+        env = "LISTEN_QUEUE_EXPORTER_PATH_POD_LOGS",
+        default_value = "/var/log/pods"
+    )]
+    path_pod_logs: PathBuf,
+
+    /// Time between samples, from 1ms to 10s. With --node the default is 50ms.
     #[arg(
         long = "sample.interval",
         value_name = "DURATION",
         help_heading = "Sampling",
         env = "LISTEN_QUEUE_EXPORTER_SAMPLE_INTERVAL",
         default_value = "10ms",
+        default_value_if("node", ArgPredicate::Equals("true".into()), "50ms"),
         value_parser = parse_interval
     )]
     sample_interval: Duration,
 
-    /// Where procfs is mounted.
+    /// Mount point of procfs.
     #[arg(
         long = "path.procfs",
         value_name = "PATH",
@@ -217,8 +334,8 @@ struct SelectionFlags {
 /// What to do instead of serving.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Look once, without serving: a table, what is wrong and what to do about it, and an exit code: 0 nothing wrong, 1 something is near its
-    /// limit or does not move, 2 a bad flag, 3 full or refusing, 4 could not look.
+    /// Sample once without serving, and print a table of the listeners, the problems found and their remedies. Exit codes: 0 no problem, 1 a listener
+    /// is near its limit or its queue does not move, 2 a flag is invalid, 3 a listener is full or refuses connections, 4 the check failed.
     Check(CheckFlags),
 }
 
@@ -228,16 +345,16 @@ struct CheckFlags {
     #[command(flatten)]
     selection: SelectionFlags,
 
-    /// How long to look, from 100ms to 1h.
+    /// Time to sample, from 100ms to 1h.
     #[arg(
         long = "for",
         value_name = "DURATION",
         default_value = "1s",
-        value_parser = parse_look
+        value_parser = parse_check_duration
     )]
-    look: Duration,
+    duration: Duration,
 
-    /// How to print what was found.
+    /// Output format.
     #[arg(long, value_name = "FORMAT", default_value = "table")]
     format: CheckFormat,
 }
@@ -245,7 +362,7 @@ struct CheckFlags {
 /// How `check` prints what it found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum CheckFormat {
-    /// For people, fitted to the terminal.
+    /// For people, fitted to the width of the terminal.
     Table,
     /// For programs.
     Json,
@@ -256,45 +373,86 @@ pub enum CheckFormat {
 pub enum Order {
     /// Serve metrics.
     Serve(Box<Options>),
-    /// Look once.
-    Check(CheckOptions),
+    /// Check once.
+    Check(Box<CheckOptions>),
 }
 
-/// Which listeners are looked at, and how often.
+/// Which listeners are sampled, and how often.
 #[derive(Debug)]
 pub struct Selection {
     /// Listeners to watch; empty for all.
     pub listeners: Vec<Listener>,
-    /// What discovery leaves out.
-    pub exclude: Option<Regex>,
-    /// Most listeners that discovery watches.
+    /// Which discovered listeners are watched.
+    pub filter: Filter,
+    /// Maximum number of discovered listeners to watch.
     pub limit: usize,
     /// Time between samples.
     pub interval: Duration,
     /// Where procfs is mounted.
     pub procfs: PathBuf,
+    /// Whether and how all network namespaces are watched.
+    pub node: Option<Node>,
+    /// Whether listeners without any waiting connection so far are shown.
+    pub idle: bool,
 }
 
-/// Flags of `check` whose values were checked.
+/// Validated flags of `check`.
 #[derive(Debug)]
 pub struct CheckOptions {
-    /// What to look at.
+    /// What to sample.
     pub selection: Selection,
-    /// How long.
-    pub look: Duration,
+    /// For how long.
+    pub duration: Duration,
     /// How to print it.
     pub format: CheckFormat,
 }
 
-/// Flags whose values were checked and turned into what they mean.
+/// Validated flags, with their values converted.
 #[derive(Debug)]
 pub struct Options {
-    /// The flags that mean what they say.
+    /// The flags that need no conversion.
     pub flags: Flags,
-    /// What to look at.
+    /// What to sample.
     pub selection: Selection,
-    /// Addresses to serve on.
+    /// Addresses to serve on, unless systemd passes sockets.
     pub addresses: Vec<ServeAddress>,
+    /// Path below which everything is served, without a slash at its end: empty, or as in /queues.
+    pub prefix: String,
+    /// The same as clients of a proxy see it.
+    pub external_path: String,
+}
+
+/// Where a proxy serves the exporter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExternalUrl {
+    /// Scheme and host.
+    origin: String,
+    /// Path without a slash at its end: empty, or as in /queues.
+    path: String,
+}
+
+impl std::fmt::Display for ExternalUrl {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}/", self.origin, self.path)
+    }
+}
+
+/// The version of this build as Prometheus exporters print it, on several lines.
+#[must_use]
+pub fn version() -> String {
+    let architecture = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    format!(
+        "listen-queue-exporter, version {} (revision: {})\n  features:         {}\n  rustc version:    {}\n  platform:         {}/{architecture}\n",
+        crate::VERSION,
+        crate::REVISION,
+        if refusals::EBPF_BUILT { "ebpf" } else { "none" },
+        env!("LISTEN_QUEUE_EXPORTER_RUSTC"),
+        std::env::consts::OS,
+    )
 }
 
 /// Where to serve.
@@ -309,14 +467,18 @@ pub enum ServeAddress {
 /// Reads the command line and the environment.
 ///
 /// # Errors
-/// `--help` and `--version`, which are no failure, and a bad flag or value.
+/// `--help` and `--version`, which are not failures, and an invalid flag or value.
 pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, clap::Error> {
     let mut command = without_empty_variables(Flags::command());
     let matches = command.try_get_matches_from_mut(arguments)?;
     let flags = Flags::from_arg_matches(&matches)?;
     if flags.ebpf && !refusals::EBPF_BUILT {
-        let message = "--ebpf: this build is without eBPF; take an image built with `--build-arg FEATURES=ebpf`, or `cargo build --release --features ebpf`";
+        let message = "--ebpf: this build does not include eBPF; use an image built with `--build-arg FEATURES=ebpf`, or build with `cargo build --release --features ebpf`";
         return Err(command.error(ErrorKind::InvalidValue, message));
+    }
+    if flags.selection.node && flags.nginx_syslog.is_some() {
+        let message = "--nginx.syslog cannot be used with --node: a log line contains the name of a socket but not its pod; run an exporter in the pod of that nginx instead";
+        return Err(command.error(ErrorKind::ArgumentConflict, message));
     }
     let mut refuse = |flag: &str, reason: String| {
         let message = format!("invalid value for '--{flag}': {reason}");
@@ -327,11 +489,11 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, cla
     {
         let selection =
             select(&check.selection, matches).map_err(|reason| refuse("listener", reason))?;
-        return Ok(Order::Check(CheckOptions {
+        return Ok(Order::Check(Box::new(CheckOptions {
             selection,
-            look: check.look,
+            duration: check.duration,
             format: check.format,
-        }));
+        })));
     }
     let selection =
         select(&flags.selection, &matches).map_err(|reason| refuse("listener", reason))?;
@@ -340,7 +502,12 @@ pub fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Order, cla
         .map(parse_serve_address)
         .collect::<Result<Vec<_>, _>>()
         .map_err(|reason| refuse("web.listen-address", reason))?;
+    let external = flags.web_external_url.as_ref().map(|url| url.path.clone());
+    let prefix = flags.web_route_prefix.clone().or_else(|| external.clone());
+    let prefix = prefix.unwrap_or_default();
     Ok(Order::Serve(Box::new(Options {
+        external_path: external.unwrap_or_else(|| prefix.clone()),
+        prefix,
         flags,
         selection,
         addresses,
@@ -352,16 +519,29 @@ fn select(flags: &SelectionFlags, matches: &ArgMatches) -> Result<Selection, Str
         .map(|text| Listener::parse(text).map_err(|e| e.to_string()))
         .collect::<Result<Vec<_>, _>>()
         .and_then(refuse_same_name)?;
+    let is_default = matches.value_source("discover_exclude") == Some(ValueSource::DefaultValue);
+    let exclude = match flags.discover_include {
+        Some(_) if is_default => Pattern::default(),
+        _ => flags.discover_exclude.clone(),
+    };
     Ok(Selection {
         listeners,
-        exclude: flags.discover_exclude.clone(),
+        filter: Filter {
+            exclude,
+            include: flags.discover_include.clone(),
+        },
         limit: flags.discover_limit,
         interval: flags.sample_interval,
         procfs: flags.path_procfs.clone(),
+        node: flags.node.then(|| Node {
+            limit: flags.node_limit,
+            pod_logs: flags.path_pod_logs.clone(),
+        }),
+        idle: !flags.node || flags.node_idle,
     })
 }
 
-/// An empty variable, or a blank one, as env files and manifests have them, is none.
+/// Ignores empty and blank variables, which occur in env files and manifests.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
     let is_blank = |value: OsString| value.as_encoded_bytes().trim_ascii().is_empty();
     let ignore = |argument: Arg| match argument.get_env() {
@@ -381,7 +561,7 @@ fn from_environment(matches: &ArgMatches, id: &str) -> bool {
 #[must_use]
 pub fn one_line(error: &clap::Error) -> String {
     if error.kind() == ErrorKind::InvalidUtf8 {
-        return "error: an argument is not UTF-8; write such bytes as \\xNN, as in --listener 'unix:/run/\\xff.sock'".to_owned();
+        return "error: an argument is not valid UTF-8; write each such byte as \\xNN, as in --listener 'unix:/run/\\xff.sock'".to_owned();
     }
     let rendered = error.render().to_string();
     rendered
@@ -393,7 +573,7 @@ pub fn one_line(error: &clap::Error) -> String {
         .join("; ")
 }
 
-/// The values, which blanks and line ends set apart where they came from the environment.
+/// The values, separated by spaces and line breaks if they come from the environment.
 fn values(texts: &[String], split: bool) -> impl Iterator<Item = &str> {
     texts.iter().flat_map(move |text| {
         let words = split.then(|| text.split_whitespace());
@@ -407,7 +587,7 @@ fn refuse_same_name(listeners: Vec<Listener>) -> Result<Vec<Listener>, String> {
     for listener in &listeners {
         if !names.insert(listener.name.as_str()) {
             return Err(format!(
-                "two listeners are named '{}'; name one of them, as in other={}",
+                "two listeners have the name '{}'; give one of them another name, as in other={}",
                 listener.name, listener.address
             ));
         }
@@ -418,7 +598,7 @@ fn refuse_same_name(listeners: Vec<Listener>) -> Result<Vec<Listener>, String> {
 fn parse_serve_address(text: &str) -> Result<ServeAddress, String> {
     let refuse = || {
         format!(
-            "'{text}' is not [IP]:PORT, as in :{PORT}, 127.0.0.1:{PORT} or [::1]:{PORT} (names are not looked up)"
+            "'{text}' is not [IP]:PORT, as in :{PORT}, 127.0.0.1:{PORT} or [::1]:{PORT} (host names are not resolved)"
         )
     };
     if let Some(port) = text.strip_prefix(':') {
@@ -428,10 +608,10 @@ fn parse_serve_address(text: &str) -> Result<ServeAddress, String> {
 }
 
 impl ServeAddress {
-    /// Opens the listening socket. Where IPv6 is off, all addresses are those of IPv4.
+    /// Opens the listening socket. If IPv6 is disabled, all addresses are those of IPv4.
     ///
     /// # Errors
-    /// When the port is taken or the address is not this machine's.
+    /// If the port is in use or the address does not belong to this machine.
     pub fn bind(self) -> std::io::Result<std::net::TcpListener> {
         let on = |ip: IpAddr, port| std::net::TcpListener::bind(SocketAddr::new(ip, port));
         match self {
@@ -483,26 +663,63 @@ fn parse_within(
     if range.contains(&value) {
         Ok(value)
     } else {
-        Err(format!("not within {printed}"))
+        Err(format!("not in the range {printed}"))
     }
 }
 
-fn parse_look(text: &str) -> Result<Duration, String> {
-    parse_within(text, &LOOK, "100ms to 1h")
+fn parse_check_duration(text: &str) -> Result<Duration, String> {
+    parse_within(text, &CHECK_DURATION, "100ms to 1h")
 }
 
 fn parse_telemetry_path(text: &str) -> Result<String, String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
     if !text.starts_with('/') || !text.chars().all(plain) || text.contains("//") {
         return Err(
-            "not a path of letters, digits and - . _ ~ that begins with /, as in /metrics"
+            "not a path that begins with / and contains only letters, digits and - . _ ~, as in /metrics"
                 .to_owned(),
         );
     }
     if text.starts_with("/-/") || text.starts_with("/api/") {
-        return Err("paths below /-/ and /api/ are taken".to_owned());
+        return Err("paths below /-/ and /api/ are reserved".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// The prefix without slashes at its end: empty for none.
+fn parse_route_prefix(text: &str) -> Result<String, String> {
+    if ["", "/"].contains(&text) {
+        return Ok(String::new());
+    }
+    let inner = text.strip_prefix('/').unwrap_or(text);
+    let inner = inner.strip_suffix('/').unwrap_or(inner);
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+    let is_segment =
+        |segment: &str| !["", ".", ".."].contains(&segment) && segment.chars().all(plain);
+    if inner.split('/').all(is_segment) {
+        Ok(format!("/{inner}"))
+    } else {
+        Err("not a path that contains only letters, digits and - . _ ~ between single slashes, as in /queues".to_owned())
+    }
+}
+
+fn parse_external_url(text: &str) -> Result<ExternalUrl, String> {
+    let refuse = || {
+        format!(
+            "'{text}' is not a URL, as in https://example.org/queues, without a user, a query or a fragment"
+        )
+    };
+    let uri: Uri = text.parse().map_err(|_| refuse())?;
+    let (Some(scheme @ ("http" | "https")), Some(authority)) = (uri.scheme_str(), uri.authority())
+    else {
+        return Err(refuse());
+    };
+    if authority.host().is_empty() || text.contains(['@', '?', '#']) {
+        return Err(refuse());
+    }
+    Ok(ExternalUrl {
+        origin: format!("{scheme}://{authority}"),
+        path: parse_route_prefix(uri.path())?,
+    })
 }
 
 fn parse_level(text: &str) -> Result<LevelFilter, String> {
@@ -591,12 +808,12 @@ mod tests {
             panic!("not to check")
         };
         assert_eq!(options.selection.listeners.len(), 1);
-        assert_eq!(options.look, Duration::from_secs(5));
+        assert_eq!(options.duration, Duration::from_secs(5));
         assert_eq!(options.format, CheckFormat::Json);
     }
 
     #[test]
-    fn what_is_wrong_is_one_line_that_says_what_a_good_one_looks_like() {
+    fn an_error_is_one_line_with_an_example_of_a_valid_value() {
         for (arguments, expected) in [
             (
                 &["--listener", "unix:g.sock"][..],
@@ -604,28 +821,58 @@ mod tests {
             ),
             (
                 &["--listener", "tcp::80", "--listener", "tcp::80"],
-                "two listeners are named 'tcp::80'",
+                "two listeners have the name 'tcp::80'",
             ),
             (&["--sample.interval", "1us"], "as in 10ms"),
-            (&["--sample.interval", "11s"], "not within 1ms to 10s"),
-            (&["--sample.tcp-interval", "2m"], "not within 10ms to 1m"),
-            (&["--sample.peak-window", "1ms"], "not within 1s to 1d"),
+            (&["--sample.interval", "11s"], "not in the range 1ms to 10s"),
+            (
+                &["--sample.tcp-interval", "2m"],
+                "not in the range 10ms to 1m",
+            ),
+            (
+                &["--sample.peak-window", "1ms"],
+                "not in the range 1s to 1d",
+            ),
             (
                 &["--web.listen-address", "localhost:1"],
-                "names are not looked up",
+                "host names are not resolved",
             ),
             (&["--web.listen-address", "10128"], "as in :10128"),
             (&["--web.telemetry-path", "/{x}"], "as in /metrics"),
-            (&["--web.telemetry-path", "/-/ready"], "are taken"),
+            (&["--web.route-prefix", "/a//b"], "between single slashes"),
+            (&["--web.route-prefix", "//"], "between single slashes"),
+            (&["--web.route-prefix", "/a/../b"], "as in /queues"),
+            (&["--web.route-prefix", "/%41"], "as in /queues"),
+            (&["--web.route-prefix", "/{a}"], "as in /queues"),
+            (&["--web.external-url", "/queues"], "is not a URL"),
+            (&["--web.external-url", "ftp://a/b"], "is not a URL"),
+            (&["--web.external-url", "https:///b"], "is not a URL"),
+            (
+                &["--web.external-url", "https://a/b?c"],
+                "without a user, a query",
+            ),
+            (&["--web.external-url", "https://a/b#c"], "or a fragment"),
+            (&["--web.external-url", "https://u@a/b"], "without a user"),
+            (&["--web.external-url", "https://a/b%20c"], "as in /queues"),
+            (
+                &["--web.systemd-socket", "--web.listen-address", ":1"],
+                "cannot be used with",
+            ),
+            (&["--web.telemetry-path", "/-/ready"], "are reserved"),
             (&["--nginx.syslog", "tcp:1"], "as in unix:/run/"),
             (&["--nginx.syslog-mode", "999"], "as in 0660"),
             (&["--discover.exclude", "("], "--discover.exclude"),
+            (&["--discover.include", "("], "--discover.include"),
+            (
+                &["--discover.include", "a", "--listener", "tcp::80"],
+                "cannot be used with",
+            ),
             (
                 &["--discover.limit", "5", "--listener", "tcp::80"],
                 "cannot be used with",
             ),
-            (&["--web.telemetry-path", "/api/v1"], "are taken"),
-            (&["check", "--for", "2h"], "not within 100ms to 1h"),
+            (&["--web.telemetry-path", "/api/v1"], "are reserved"),
+            (&["check", "--for", "2h"], "not in the range 100ms to 1h"),
             (&["check", "--format", "xml"], "table, json"),
             (
                 &["check", "--listener", "x"],
@@ -647,6 +894,32 @@ mod tests {
             assert!(line.contains(expected), "{line}");
             assert!(!line.contains('\n'));
         }
+    }
+
+    #[test]
+    fn the_prefix_is_that_of_the_flag_or_else_that_of_the_external_url() {
+        let paths = |arguments: &[&str]| {
+            let Order::Serve(options) = order(arguments).unwrap() else {
+                panic!("not to serve")
+            };
+            (options.prefix, options.external_path)
+        };
+        let expected = |prefix: &str, external: &str| (prefix.to_owned(), external.to_owned());
+        let url = "--web.external-url=https://example.org:8443/a/b/";
+        assert_eq!(paths(&[]), expected("", ""));
+        assert_eq!(paths(&[url]), expected("/a/b", "/a/b"));
+        assert_eq!(paths(&[url, "--web.route-prefix=/"]), expected("", "/a/b"));
+        assert_eq!(
+            paths(&[url, "--web.route-prefix=c"]),
+            expected("/c", "/a/b")
+        );
+        assert_eq!(paths(&["--web.route-prefix=/c/"]), expected("/c", "/c"));
+        assert_eq!(
+            parse_external_url("https://example.org")
+                .unwrap()
+                .to_string(),
+            "https://example.org/"
+        );
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct DurationError;
 /// Parses a duration.
 ///
 /// # Errors
-/// When it is none, or too long to count in milliseconds.
+/// If it is not a duration, or too long to count in milliseconds.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     if text == "0" {
         return Ok(Duration::ZERO);

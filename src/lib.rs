@@ -1,8 +1,8 @@
-//! Reads the accept queues of listening sockets, 100 times a second and without any privilege, and tells Prometheus how deep they
-//! are, where they end, how long they were full and what was dropped.
+//! Reads the accept queues of listening sockets, 100 times a second and without any privilege, and exposes their depth and limit, how
+//! long they were full and what was dropped, as Prometheus metrics.
 //!
-//! The kernel keeps at most `min(backlog, net.core.somaxconn) + 1` connections waiting for `accept()`. What comes on top is turned
-//! away: over a unix socket `connect()` fails with `EAGAIN`, nginx answers 502, and no counter moves.
+//! The kernel keeps at most `min(backlog, net.core.somaxconn) + 1` connections waiting for `accept()`. Further
+//! connections are refused: on a unix socket `connect()` fails with `EAGAIN`, nginx answers 502, and no counter increases.
 //!
 //! # Layout
 //!
@@ -14,34 +14,38 @@
 //!        refusals  ──▶  └─ sample ─┘          report ──▶  http, check
 //! ```
 //!
-//! | module | its job |
+//! | module | task |
 //! |---|---|
-//! | [`listener`] | what the user named or discovery found: parse, print, match |
+//! | [`listener`] | listeners that the user named or discovery found: parse, print, match |
 //! | [`kernel`] | reads Linux: netlink `sock_diag`, `/proc`, the mounts |
-//! | [`sample`] | the plain data of one round |
-//! | [`sampler`] | a thread with its own clock: rounds by exact lookup or dump, a listing once a second |
-//! | [`ledger`] | what samples add up to: peaks, histograms, time full, drops, replacements; and the events worth a line |
-//! | [`refusals`] | witnesses of refused unix connects: nginx's log, a hook in the kernel |
-//! | [`metrics`] | one table of every metric, and the page made from it |
-//! | [`report`] | the same figures as data, and why each limit is what it is |
+//! | [`sample`] | the plain data of one round, for each network namespace |
+//! | [`sampler`] | a thread with its own clock: rounds over network namespaces, with exact lookups or dumps, and a listing once a second |
+//! | [`ledger`] | totals of the samples: peaks, histograms, time full, drops, replacements; and the events for the log |
+//! | [`refusals`] | sources of refused unix connects: the nginx log, a hook in the kernel |
+//! | [`metrics`] | one table of all metrics, and the page rendered from it |
+//! | [`report`] | the same figures as data, and the explanation of each limit |
 //! | [`http`] | routes, the live page, connection limits, TLS and passwords |
-//! | [`check`] | one look at the terminal: a table, diagnoses, an exit code |
-//! | [`cli`], [`duration`], [`logging`], [`journal`] | flags, how durations are written, how log lines look, which line an event gets |
+//! | [`check`] | a check from the terminal: a table, diagnoses, an exit code |
+//! | [`cli`], [`duration`], [`logging`], [`journal`] | flags, the format of durations, the format of log lines, the line of each event |
 //!
-//! # What does not happen
+//! A network namespace is a value of the sampler: how it is entered, where its `net` directory and settings are, and the labels of its
+//! series. A sidecar watches exactly one, which has no labels. No later stage depends on their number. With `--node`, a separate thread
+//! finds the namespaces of the machine by their processes, opens them, and passes them to the sampler.
 //!
-//! - Nothing outside [`kernel`] and [`refusals`] opens a file or a socket to learn something; `main` opens those that it serves on, and
-//!   [`http`] the web config and what it names.
+//! # What never happens
+//!
+//! - Nothing outside [`kernel`] and [`refusals`] opens a file or a socket to read state; `main` opens the sockets that it serves on, and
+//!   [`http`] the web configuration and the files that it names.
 //! - Nothing in [`kernel`] knows a metric, a label or a clock.
 //! - [`ledger`] and [`metrics`] read no clock and do no I/O: samples and instants come in, values go out.
-//! - The sampler waits neither for a scrape nor for the log; a scrape copies the figures under the lock and renders without it.
-//! - A round that finds every queue empty and as it was touches neither the ledger nor its lock: such rounds are booked together.
-//! - A decoder does not panic, whatever the bytes; text from outside is printed one to one and never splits a line.
+//! - The sampler waits neither for a scrape nor for the log. A scrape copies the figures while it holds the lock, and renders without it.
+//! - A round that finds every queue empty and unchanged touches neither the ledger nor its lock: such rounds are recorded together.
+//! - A decoder never panics, whatever the bytes. External text is escaped one to one and never splits a line.
 //! - A failed source fails no scrape: its series are absent and `listen_queue_source_up` is 0.
-//! - Where `sock_diag` is not available, the tables of `/proc/net` have a part of the figures. A limit that nobody reports is absent, not
+//! - If `sock_diag` is not available, the tables of `/proc/net` provide a part of the figures. A limit that is not reported is absent, not
 //!   guessed.
 //! - The application's sockets and files are never connected to, written or locked.
-//! - A file that protects the page opens no door when it goes wrong: what was protected stays so until a restart.
+//! - A file that protects the page never removes protection if it becomes invalid: what was protected stays protected until a restart.
 //! - There is no `unsafe` code; the eBPF program is C, and libbpf loads it.
 
 // Not in Cargo.toml: tests/ may unwrap.
@@ -64,7 +68,7 @@ pub mod sampler;
 
 /// The version of this build, as in Cargo.toml.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");
-/// The revision that it was built from, if the build was told.
+/// The revision that it was built from, if the build was given one.
 pub const REVISION: &str = match option_env!("LISTEN_QUEUE_EXPORTER_REVISION") {
     Some(revision) => revision,
     None => "unknown",

@@ -1,4 +1,4 @@
-//! The log on standard error: logfmt or JSON, one line an event.
+//! The log on standard error: logfmt or JSON, one line per event.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -18,23 +18,23 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// How log lines look.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Format {
     /// `key=value` pairs.
     Logfmt,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
-/// Lines that wait for standard error. More are dropped: who logs does not wait for who reads.
+/// Maximum number of lines waiting for standard error. Further lines are dropped: logging never waits for the reader.
 const PENDING_LINES: usize = 1024;
-/// The thread only writes.
+/// Stack of the thread, which only writes.
 const STACK: usize = 64 * 1024;
-/// Time for the last lines when the log ends.
+/// Time to write the last lines when the log ends.
 const LAST_LINES: Duration = Duration::from_millis(200);
 
-/// The log. When dropped, it waits a moment for the last lines to be written.
+/// The log. When dropped, it waits briefly for the last lines to be written.
 #[derive(Debug)]
 pub struct Log(Queue);
 
@@ -69,17 +69,17 @@ impl Drop for Log {
     }
 }
 
-/// Sends the log to standard error from here on, through a thread of its own.
+/// Starts to send the log to standard error, through a separate thread.
 ///
 /// # Errors
-/// When it was done before, or when no thread can be had.
+/// If it was called before, or the thread cannot be started.
 pub fn start(level: LevelFilter, format: Format) -> io::Result<Log> {
     let (queue, entries) = mpsc::sync_channel(PENDING_LINES);
     let write = move || {
         for entry in entries {
             match entry {
                 Entry::Line(line) => {
-                    // Nobody is left to tell.
+                    // There is no other place to report this.
                     let _ = io::stderr().write_all(&line);
                 }
                 Entry::End(done) => {

@@ -1,32 +1,47 @@
-//! The exporter's binary: flags in, threads wired, signals obeyed.
+//! The binary of the exporter: it reads the flags, starts the threads and handles signals.
 
 #![warn(clippy::unwrap_used, clippy::expect_used)]
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use listen_queue_exporter::cli::{self, Options, Order};
+use clap::error::ErrorKind;
+use listen_queue_exporter::cli::{self, ExternalUrl, Options, Order};
 use listen_queue_exporter::http::{self, App, Pages, Streams, WebConfig};
 use listen_queue_exporter::kernel::namespace;
-use listen_queue_exporter::ledger::Ledger;
-use listen_queue_exporter::refusals::{Ebpf, Receiver, SyslogAddress, Witness};
+use listen_queue_exporter::ledger::{Ledger, ListenerLedger};
+use listen_queue_exporter::metrics::{Extent, Histograms};
+use listen_queue_exporter::refusals::{Ebpf, LogSource, Receiver, Scope, SyslogAddress};
 use listen_queue_exporter::sampler::{self, Discovery, Watch};
 use listen_queue_exporter::{check, journal, logging};
+use listenfd::ListenFd;
+use rustix::net::sockopt::socket_acceptconn;
+use rustix::process::{Resource, getrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
-/// Events that wait for the log. More are dropped: the sampler does not wait.
+/// Maximum number of events waiting for the log. Further events are dropped: the sampler does not wait.
 const PENDING_EVENTS: usize = 1024;
+
+/// File descriptors in use without any connection, including those used briefly.
+const OWN_FILES: u64 = 28;
+/// Minimum number of connections: one for a scrape, and some that wait.
+const LEAST_CONNECTIONS: u64 = 4;
 
 fn main() -> ExitCode {
     let order = match cli::parse(std::env::args_os()) {
         Ok(order) => order,
+        Err(error) if error.kind() == ErrorKind::DisplayVersion => {
+            let _ = write!(io::stdout(), "{}", cli::version());
+            return ExitCode::SUCCESS;
+        }
         Err(error) if error.exit_code() == 0 => {
-            // Help and version go to standard output; nobody is left to tell if that is closed.
+            // Help and version go to standard output. If that is closed, there is no other place to report it.
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
@@ -36,8 +51,9 @@ fn main() -> ExitCode {
         }
     };
     let outcome = match order {
+        Order::Serve(options) if options.flags.config_check => return check_config(*options),
         Order::Serve(options) => run(*options),
-        Order::Check(options) => return check::run(options),
+        Order::Check(options) => return check::run(*options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -48,25 +64,43 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says it on one line, whatever is in it.
+/// Writes a message to standard error as exactly one line.
 fn complain(line: std::fmt::Arguments) {
     let line = line.to_string().replace(char::is_control, " ");
-    // The exit code tells, too, where standard error cannot be written.
+    // If standard error cannot be written, the exit code still reports the failure.
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Reports whether the flags, which have been read, and the web config can be used.
+fn check_config(options: Options) -> ExitCode {
+    let opened = options.flags.web_config_file.map(open_web_config);
+    if let Some(Err(error)) = opened {
+        complain(format_args!("error: {error:#}"));
+        return ExitCode::from(2);
+    }
+    let _ = writeln!(io::stdout(), "the configuration is valid");
+    ExitCode::SUCCESS
 }
 
 fn run(options: Options) -> anyhow::Result<()> {
     let (flags, selection) = (options.flags, options.selection);
+    let limits = within_open_files(http::LIMITS)?;
+    let is_node = selection.node.is_some();
     let _log = logging::start(flags.log_level, flags.log_format).context("cannot start the log")?;
     check_procfs(&selection.procfs)?;
     let web_config = flags.web_config_file.map(open_web_config).transpose()?;
-    let listeners = bind(&options.addresses)?;
-    let ledger = Arc::new(Mutex::new(Ledger::new(
-        selection.interval,
-        flags.sample_peak_window,
-    )));
+    let listeners = if flags.web_systemd_socket {
+        passed_sockets()?
+    } else {
+        bind(&options.addresses)?
+    };
+    let mut ledger = Ledger::new(selection.interval, flags.sample_peak_window);
+    if !selection.idle {
+        ledger = ledger.without_idle();
+    }
+    let ledger = Arc::new(Mutex::new(ledger));
     let discovery = Discovery {
-        exclude: selection.exclude,
+        filter: selection.filter,
         limit: selection.limit,
         own: own_inodes(&listeners)?,
     };
@@ -76,24 +110,37 @@ fn run(options: Options) -> anyhow::Result<()> {
     };
     let ebpf = flags
         .ebpf
-        .then(|| Ebpf::attach(own_network_namespace(&selection.procfs)));
+        .then(|| Ebpf::attach(ebpf_scope(is_node, &selection.procfs)));
     let (events, log) = mpsc::channel(PENDING_EVENTS);
     let config = sampler::Config {
         interval: selection.interval,
         tcp_interval: flags.sample_tcp_interval,
-        watch: Watch::new(selection.listeners, discovery),
+        watch: Watch::new(selection.listeners, discovery, selection.node.as_ref()),
         nginx_log,
         ebpf,
         procfs: selection.procfs,
+        node: selection.node,
     };
-    let streams = Streams::default();
+    let (streams, pages) = (Streams::default(), Pages::default());
+    let (prefix, welcomed) = (options.prefix, ledger.clone());
+    let extent = Extent {
+        histograms: if flags.web_disable_histogram_buckets {
+            Histograms::WithoutBuckets
+        } else {
+            Histograms::Whole
+        },
+        without_exporter: flags.web_disable_exporter_metrics,
+    };
     let app = App {
         ledger: ledger.clone(),
         interval: selection.interval,
+        prefix: prefix.clone(),
+        external_path: options.external_path,
         telemetry_path: flags.web_telemetry_path,
+        extent,
         now: sampler::now,
         streams: streams.clone(),
-        pages: Pages::default(),
+        pages: pages.clone(),
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -103,29 +150,114 @@ fn run(options: Options) -> anyhow::Result<()> {
         .context("cannot start the HTTP runtime")?;
     let outcome = runtime.block_on(async {
         let shutdown = shutdown(streams)?;
+        ignore_hangups()?;
         sampler::start(config, ledger, move |event| {
-            // A full channel drops the line, never the round.
+            // If the channel is full, the line is dropped, never the round.
             let _ = events.try_send(event);
         })
-        .context("cannot start the sampler's thread")?;
+        .context("cannot start the sampler thread")?;
         tokio::spawn(write_log(log));
         for listener in &listeners {
             tracing::info!(address = %listener.local_addr()?, "listening");
+        }
+        if is_first_try() {
+            let url = page_url(
+                flags.web_external_url.as_ref(),
+                &prefix,
+                &listeners,
+                web_config.as_deref(),
+            )?;
+            tokio::spawn(welcome(welcomed, url));
         }
         let mut router = http::router(app);
         if let Some(config) = &web_config {
             router = http::protect(router, Arc::clone(config));
         }
-        http::serve(listeners, router, web_config, http::LIMITS, shutdown)
+        let wanted = pages.wanted();
+        http::serve(listeners, router, web_config, limits, wanted, shutdown)
             .await
             .context("cannot serve")
     });
-    // A password that is still being checked is waited for by nobody.
+    // Do not wait for a password that is still being checked.
     runtime.shutdown_background();
     outcome
 }
 
-/// The figures come from below here, so a wrong path is told at once.
+/// Whether a user tries the exporter in a terminal without flags.
+fn is_first_try() -> bool {
+    std::env::args_os().len() == 1 && io::stderr().is_terminal()
+}
+
+/// Address of the live page.
+fn page_url(
+    external: Option<&ExternalUrl>,
+    prefix: &str,
+    listeners: &[TcpListener],
+    web_config: Option<&WebConfig>,
+) -> io::Result<String> {
+    if let Some(url) = external {
+        return Ok(url.to_string());
+    }
+    let scheme = if web_config.is_some_and(WebConfig::has_tls) {
+        "https"
+    } else {
+        "http"
+    };
+    let address = listeners.first().map(TcpListener::local_addr).transpose()?;
+    let host = match address {
+        Some(address) if !address.ip().is_unspecified() => address.to_string(),
+        address => format!(
+            "localhost:{}",
+            address.map_or(cli::PORT, |address| address.port())
+        ),
+    };
+    Ok(format!("{scheme}://{host}{prefix}/"))
+}
+
+/// Prints on one line what the first sample found and the address of the page.
+async fn welcome(ledger: Arc<Mutex<Ledger>>, url: String) {
+    let found = loop {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let view = ledger.view();
+        if view.last_sample.is_some() {
+            break view
+                .listeners
+                .iter()
+                .map(ListenerLedger::title)
+                .collect::<Vec<_>>();
+        }
+    };
+    let listeners = match found.as_slice() {
+        [] => "no listener yet".to_owned(),
+        [one] => format!("1 listener ({one})"),
+        [first, second] => format!("2 listeners ({first}, {second})"),
+        [first, second, ..] => format!("{} listeners ({first}, {second}, ...)", found.len()),
+    };
+    complain(format_args!("Found {listeners}. Live page: {url}"));
+}
+
+/// Limits the connections to the file descriptors that remain besides those for sampling.
+fn within_open_files(limits: http::Limits) -> anyhow::Result<http::Limits> {
+    let Some(most) = getrlimit(Resource::Nofile).current else {
+        return Ok(limits);
+    };
+    let left = most.saturating_sub(OWN_FILES);
+    anyhow::ensure!(
+        left >= LEAST_CONNECTIONS,
+        "the limit of open files is {most}, but the exporter requires at least {}: raise it (ulimit -n, LimitNOFILE=)",
+        OWN_FILES + LEAST_CONNECTIONS
+    );
+    let connections = limits
+        .connections
+        .min(u32::try_from(left).unwrap_or(u32::MAX));
+    Ok(http::Limits {
+        connections,
+        ..limits
+    })
+}
+
+/// All figures are read below this path, so an invalid path is reported at once.
 fn check_procfs(procfs: &Path) -> anyhow::Result<()> {
     let probe = procfs.join("self/stat");
     std::fs::read(&probe).map(|_| ()).with_context(|| {
@@ -148,12 +280,12 @@ fn bind(addresses: &[cli::ServeAddress]) -> anyhow::Result<Vec<TcpListener>> {
     let bind = |address: &cli::ServeAddress| {
         address.bind().map_err(|error| {
             let cause = match error.kind() {
-                io::ErrorKind::AddrInUse => "another process listens there: choose another",
+                io::ErrorKind::AddrInUse => "another process listens on it: choose another address",
                 io::ErrorKind::PermissionDenied => {
-                    "this user may not use that port: choose one above 1023"
+                    "this user may not use the port: choose one above 1023"
                 }
                 io::ErrorKind::AddrNotAvailable => {
-                    "this network namespace has no such address: choose another"
+                    "this network namespace does not have the address: choose another"
                 }
                 _ => "choose another",
             };
@@ -165,22 +297,53 @@ fn bind(addresses: &[cli::ServeAddress]) -> anyhow::Result<Vec<TcpListener>> {
     addresses.iter().map(bind).collect()
 }
 
-fn receive(address: &SyslogAddress, mode: u32) -> anyhow::Result<(Witness, impl Sized)> {
+/// The listening sockets that systemd has opened for this process.
+fn passed_sockets() -> anyhow::Result<Vec<TcpListener>> {
+    let mut passed = ListenFd::from_env();
+    let count = passed.len();
+    anyhow::ensure!(
+        count > 0,
+        "--web.systemd-socket: systemd passed no socket (LISTEN_FDS and LISTEN_PID); start the exporter with a .socket unit"
+    );
+    let take = |index| {
+        let listener = passed.take_tcp_listener(index);
+        let listener = listener
+            .ok()
+            .flatten()
+            .filter(|listener| socket_acceptconn(listener).unwrap_or(false));
+        listener.with_context(|| {
+            format!("--web.systemd-socket: socket {} of those that systemd passed is not a listening TCP socket; use ListenStream= with a port in the .socket unit", index + 1)
+        })
+    };
+    (0..count).map(take).collect()
+}
+
+fn receive(address: &SyslogAddress, mode: u32) -> anyhow::Result<(LogSource, impl Sized)> {
     let receiver = Receiver::bind(address, mode)
-        .with_context(|| format!("cannot receive nginx's log at --nginx.syslog {address}"))?;
+        .with_context(|| format!("cannot receive the log of nginx at --nginx.syslog {address}"))?;
     let started = receiver
         .start()
-        .context("cannot start the thread for nginx's log")?;
-    tracing::info!(%address, "receiving nginx's log");
+        .context("cannot start the thread that receives the log of nginx")?;
+    tracing::info!(%address, "receiving the log of nginx");
     Ok(started)
 }
 
-fn own_network_namespace(procfs: &Path) -> Result<u32, String> {
-    namespace::network(procfs)
-        .map_err(|error| format!("cannot tell the own network namespace: {error}"))
+/// The clients whose refused connects the kernel counts: those of the watched network namespaces.
+fn ebpf_scope(is_node: bool, procfs: &Path) -> Result<Scope, String> {
+    if is_node {
+        return Ok(Scope::All);
+    }
+    own_network_namespace(procfs).map(Scope::One)
 }
 
-/// The sockets by which discovery knows this process' own listeners.
+fn own_network_namespace(procfs: &Path) -> Result<u32, String> {
+    let number = namespace::network(&procfs.join("self"));
+    let number = number.and_then(|number| u32::try_from(number).map_err(io::Error::other));
+    number
+        .map_err(|error| format!("cannot determine the network namespace of the exporter: {error}"))
+}
+
+/// The sockets by which discovery recognises the listeners of this process.
 fn own_inodes(listeners: &[TcpListener]) -> anyhow::Result<Vec<u32>> {
     let inode = |listener: &TcpListener| -> anyhow::Result<u32> {
         let stat = rustix::fs::fstat(listener)?;
@@ -195,14 +358,28 @@ async fn write_log(mut events: mpsc::Receiver<listen_queue_exporter::ledger::Eve
     }
 }
 
-/// Resolves at the first SIGTERM or SIGINT; the second ends the process at once.
+/// SIGHUP asks many programs to read their configuration again. Here there is nothing to do, and the process must not end.
+fn ignore_hangups() -> io::Result<()> {
+    let mut hangups = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            tracing::info!(
+                signal = "SIGHUP",
+                "nothing to reload: --web.config.file is read again at each connection, and flags require a restart"
+            );
+        }
+    });
+    Ok(())
+}
+
+/// Resolves at the first SIGTERM or SIGINT. The second ends the process at once.
 fn shutdown(streams: Streams) -> io::Result<impl Future<Output = ()>> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     Ok(async move {
         tokio::select! {
-            _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "ending"),
-            _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "ending"),
+            _ = terminate.recv() => tracing::info!(signal = "SIGTERM", "shutting down"),
+            _ = interrupt.recv() => tracing::info!(signal = "SIGINT", "shutting down"),
         }
         streams.close();
         tokio::spawn(async move {

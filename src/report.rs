@@ -1,13 +1,13 @@
-//! The figures of a moment as data for people and programs: the JSON of `/api/v1/listeners` and of `check`, and what the live page shows.
+//! The current figures as data for people and programs: the JSON of `/api/v1/listeners` and of `check`, and what the live page shows.
 //!
-//! A field that is not known is left out, never 0 or null.
+//! A field that is not known is absent, never 0 or null.
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use crate::ledger::{ListenerLedger, Recent, SourceFigures, View};
-use crate::sample::{LimitSource, Presence, Source};
+use crate::sample::{LimitSource, Presence, Reading, Source};
 
 /// Everything.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -21,17 +21,25 @@ pub struct Report {
     pub listeners: Vec<ListenerReport>,
     /// Listeners beyond `--discover.limit`.
     pub ignored_listeners: usize,
-    /// Where the figures come from, and how that goes.
+    /// Listeners that `--discover.exclude` and `--discover.include` exclude.
+    pub excluded_listeners: usize,
+    /// Listeners that are omitted because no connection ever waited; absent if idle listeners are shown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idle_listeners: Option<usize>,
+    /// Network namespaces beyond `--node.limit`; absent if only the exporter's own namespace is watched.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ignored_namespaces: Option<usize>,
+    /// The sources of the figures and their state.
     pub sources: Vec<SourceReport>,
-    /// Refused connects to addresses that are not watched, by address and witness.
+    /// Refused connects to addresses that are not watched, by address and source.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub refused_elsewhere: BTreeMap<String, BTreeMap<&'static str, u64>>,
 }
 
-/// A report with what the queues did lately.
+/// A report with the recent history of the queues.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LiveReport {
-    /// The moment.
+    /// The current figures.
     #[serde(flatten)]
     pub report: Report,
     /// The last minutes.
@@ -41,11 +49,11 @@ pub struct LiveReport {
 /// The highest depths of consecutive parts of time.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RecentReport {
-    /// Number of the first part; the first that follows is asked for with `since`.
+    /// Number of the first part. The parts after the last one are requested with `since`.
     pub first: u64,
     /// Length of a part.
     pub part_seconds: f64,
-    /// By listener, one a part; null where no round saw the listener.
+    /// By listener, one for each part; null if no round saw the listener.
     pub peaks: BTreeMap<String, Vec<Option<u32>>>,
 }
 
@@ -64,9 +72,9 @@ impl From<Recent> for RecentReport {
 pub struct SourceReport {
     /// As the label `source` of the metrics.
     pub name: &'static str,
-    /// Whether its last answer was good.
+    /// Whether the last read succeeded.
     pub up: bool,
-    /// Bad answers.
+    /// Failed reads.
     pub errors: u64,
 }
 
@@ -75,33 +83,39 @@ pub struct SourceReport {
 pub struct ListenerReport {
     /// As the label `listener` of the metrics.
     pub name: String,
+    /// The labels of its network namespace; none if there is only one.
+    #[serde(flatten)]
+    pub place: BTreeMap<&'static str, String>,
+    /// Its name and location, if there are several namespaces.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub title: Option<String>,
     /// `unix` or `tcp`.
     pub family: &'static str,
     /// Where clients connect to.
     pub address: String,
-    /// Whether it is there.
+    /// Whether it exists.
     pub state: State,
-    /// Why it is not there.
+    /// Why it does not exist.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Its queue; left out unless it is there.
+    /// Its queue; absent unless it exists.
     #[serde(flatten)]
     pub queue: Option<QueueReport>,
-    /// What was added up since the exporter saw it first; left out before.
+    /// Totals since the exporter first saw the listener; absent before.
     #[serde(flatten)]
     pub totals: Option<TotalsReport>,
-    /// Refused connects, by witness; left out without one.
+    /// Refused connects, by source; absent without a source.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub refused_connects: BTreeMap<&'static str, u64>,
 }
 
-/// Whether a listener is there.
+/// Whether a listener exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// It was read.
     Up,
-    /// It is not there.
+    /// It does not exist.
     Missing,
     /// Its source failed.
     Unknown,
@@ -110,39 +124,48 @@ pub enum State {
 /// The queue at the last sample.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct QueueReport {
+    /// `net.core.somaxconn` of its network namespace.
+    #[serde(skip)]
+    pub somaxconn: Option<u32>,
     /// Listening sockets.
     pub sockets: usize,
     /// Connections waiting for `accept()`.
     pub depth: u64,
+    /// For a group, the queue of each socket.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub members: Vec<MemberReport>,
+    /// For a group, a description of the socket that is full while the others are empty.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stuck_member: Option<String>,
     /// Limit of the queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backlog: Option<u64>,
-    /// Depth at which the next connection is turned away.
+    /// Depth at which the next connection is refused.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity: Option<u64>,
-    /// The most that the capacity can be, where it is not known.
+    /// Upper bound of the capacity, if it is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub capacity_at_most: Option<u64>,
-    /// Depth by capacity of the fullest socket.
+    /// Depth divided by capacity, for the fullest socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub utilization: Option<f64>,
-    /// Whether a socket turns the next connection away.
+    /// Whether a socket is full.
     pub full: bool,
     /// The limit of each socket, if all have the same.
     #[serde(skip)]
     pub each: Option<u32>,
-    /// What the application asks for, as it was told with `backlog=`.
+    /// The backlog that the application requests, as configured with `backlog=`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested_backlog: Option<u32>,
-    /// Why the limit is what it is, in words.
+    /// Explanation of the limit.
     pub limit: String,
-    /// How long the head of the queue has waited, at least.
+    /// Time that the head of the queue has waited, as a lower bound.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub oldest_wait_seconds: Option<f64>,
-    /// Those in the queue whose client has gone.
+    /// Queued connections whose client has disconnected.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub abandoned_connections: Option<u64>,
-    /// Connects that sleep before the full queue.
+    /// Connects that sleep because the queue is full.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub blocked_connects: Option<u64>,
     /// Half-open TCP connections.
@@ -150,40 +173,63 @@ pub struct QueueReport {
     pub syn_queue_depth: Option<u64>,
 }
 
-/// What was added up.
+/// One socket of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct MemberReport {
+    /// Its inode, as `ss -e` shows it.
+    pub inode: u32,
+    /// Connections waiting for `accept()`.
+    pub depth: u32,
+    /// Limit of its queue.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub backlog: Option<u32>,
+    /// Whether it is full.
+    pub full: bool,
+}
+
+/// Totals.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct TotalsReport {
     /// Highest depth of the peak window.
     pub depth_peak: u32,
-    /// Time seen full; left out where the limit is not known.
+    /// Time full; absent if the limit is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub full_seconds: Option<f64>,
-    /// Times it became full; left out where the limit is not known.
+    /// Number of times it became full; absent if the limit is unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub full_episodes: Option<u64>,
     /// Packets dropped at its TCP sockets.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub drops: Option<u64>,
-    /// Times that another socket took the address over.
+    /// Number of times that other sockets replaced those of the address.
     pub replacements: u64,
 }
 
 impl Report {
-    /// Of a view.
+    /// The report of a view.
     #[must_use]
     pub fn new(view: &View) -> Self {
-        let somaxconn = view.slow.settings.somaxconn;
-        let mut refused: BTreeMap<String, BTreeMap<&'static str, u64>> = BTreeMap::new();
-        for figure in &view.slow.refused {
-            let by_source = refused.entry(figure.listener.clone()).or_default();
-            by_source.insert(figure.source.name(), figure.count);
+        // That of the namespace, if there is only one.
+        let somaxconn = match view.namespaces.as_slice() {
+            [figures] => figures.slow.settings.somaxconn,
+            _ => None,
+        };
+        let mut refused: BTreeMap<(u64, String), BTreeMap<&'static str, u64>> = BTreeMap::new();
+        for figures in &view.namespaces {
+            for figure in &figures.slow.refused {
+                let key = (figures.namespace.id, figure.listener.clone());
+                let by_source = refused.entry(key).or_default();
+                by_source.insert(figure.source.name(), figure.count);
+            }
         }
         let listeners = view
             .listeners
             .iter()
             .map(|ledger| ListenerReport {
-                refused_connects: refused.remove(&ledger.listener.name).unwrap_or_default(),
-                ..ListenerReport::new(ledger, somaxconn)
+                refused_connects: refused
+                    .remove(&(ledger.namespace.id, ledger.listener.name.clone()))
+                    .unwrap_or_default(),
+                ..ListenerReport::new(ledger, view.somaxconn(ledger))
             })
             .collect();
         let source = |(source, figures): (&Source, &SourceFigures)| SourceReport {
@@ -191,18 +237,31 @@ impl Report {
             up: figures.up,
             errors: figures.errors,
         };
+        let left_out = view.left_out();
         Self {
             version: crate::VERSION,
             somaxconn,
             listeners,
-            ignored_listeners: view.ignored_listeners,
+            ignored_listeners: left_out.ignored,
+            excluded_listeners: left_out.excluded,
             sources: view.sources.iter().map(source).collect(),
-            refused_elsewhere: refused,
+            idle_listeners: view.idle_listeners,
+            ignored_namespaces: view.ignored_namespaces,
+            refused_elsewhere: refused
+                .into_iter()
+                .map(|((_, name), counts)| (name, counts))
+                .collect(),
         }
     }
 }
 
 impl ListenerReport {
+    /// Its name and, if there are several namespaces, its location. It is unique.
+    #[must_use]
+    pub fn title(&self) -> &str {
+        self.title.as_ref().unwrap_or(&self.name)
+    }
+
     fn new(ledger: &ListenerLedger, somaxconn: Option<u32>) -> Self {
         let address = &ledger.listener.address;
         let is_limited = ledger.limit != LimitSource::Unknown;
@@ -211,11 +270,13 @@ impl ListenerReport {
             Presence::Missing(absence) => (State::Missing, Some(absence.to_string())),
             Presence::Unknown => (
                 State::Unknown,
-                Some("its source fails; see sources and the log".to_owned()),
+                Some("its source failed; see sources and the log".to_owned()),
             ),
         };
         Self {
             name: ledger.listener.name.clone(),
+            place: ledger.namespace.labels.iter().cloned().collect(),
+            title: Some(ledger.title()).filter(|title| *title != ledger.listener.name),
             family: address.family(),
             address: address.to_string(),
             state,
@@ -234,7 +295,7 @@ impl ListenerReport {
 }
 
 impl QueueReport {
-    /// The utilization, or where that is not known the least that it can be, if that is known.
+    /// The utilization or, if it is unknown, its lower bound.
     #[must_use]
     pub fn utilization_at_least(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "a depth is below 2^53")]
@@ -243,14 +304,46 @@ impl QueueReport {
             .or_else(|| self.capacity_at_most.map(least))
     }
 
+    /// The one socket of a group that is full while all others are empty.
+    #[must_use]
+    pub fn only_full_member(&self) -> Option<MemberReport> {
+        let mut waiting = self.members.iter().filter(|member| member.depth > 0);
+        let only = waiting.next().filter(|member| member.full)?;
+        waiting.next().is_none().then_some(*only)
+    }
+
+    /// Describes it.
+    #[must_use]
+    pub fn stuck_words(&self, member: MemberReport) -> String {
+        format!(
+            "one of its {} sockets is full ({} connections waiting, inode {}) while the others are empty",
+            self.members.len(),
+            member.depth,
+            member.inode
+        )
+    }
+
     fn new(ledger: &ListenerLedger, somaxconn: Option<u32>) -> Self {
         let requested = ledger.listener.requested_backlog;
         let mut limits = ledger.readings.iter().filter_map(|reading| reading.backlog);
         let first = limits.next();
         let each = first.filter(|first| limits.all(|limit| limit == *first));
-        Self {
+        let member = |reading: &Reading| MemberReport {
+            inode: reading.id.inode,
+            depth: reading.depth,
+            backlog: reading.backlog,
+            full: reading.full(),
+        };
+        let members: Vec<MemberReport> = match ledger.readings.as_slice() {
+            [_] => Vec::new(),
+            readings => readings.iter().map(member).collect(),
+        };
+        let mut queue = Self {
+            somaxconn,
             sockets: ledger.readings.len(),
             depth: ledger.depth(),
+            members,
+            stuck_member: None,
             backlog: ledger.backlog(),
             capacity: ledger.capacity(),
             capacity_at_most: ledger.capacity_at_most(somaxconn),
@@ -266,14 +359,17 @@ impl QueueReport {
             abandoned_connections: ledger.waits.abandoned,
             blocked_connects: ledger.waits.blocked,
             syn_queue_depth: ledger.waits.half_open,
-        }
+        };
+        let stuck = queue.only_full_member();
+        queue.stuck_member = stuck.map(|member| queue.stuck_words(member));
+        queue
     }
 }
 
 /// `listen(2)` grants no more than `net.core.somaxconn`.
 fn unknown(somaxconn: Option<u32>) -> String {
     let bound = somaxconn.map_or(String::new(), |somaxconn| format!(" (at most {somaxconn})"));
-    format!("limit unknown{bound}: sock_diag is not available here, configure backlog=")
+    format!("limit unknown{bound}: sock_diag is not available; configure backlog=")
 }
 
 fn explain(
@@ -283,7 +379,7 @@ fn explain(
     somaxconn: Option<u32>,
 ) -> String {
     let Some(limit) = each else {
-        return "its sockets have different limits".to_owned();
+        return "the sockets have different limits".to_owned();
     };
     let reason = Limit::of(limit, requested, somaxconn).reason(requested, somaxconn);
     match sockets {
@@ -292,29 +388,29 @@ fn explain(
     }
 }
 
-/// Why a limit is what it is, as far as that can be known.
+/// The reason for a limit, as far as it can be determined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Limit {
-    /// It is what the application asks for.
+    /// It is what the application requests.
     AsAsked,
-    /// `somaxconn` cuts what the application asks for.
+    /// `somaxconn` is lower than what the application requests.
     Cut,
-    /// The application asks for more and `somaxconn` would grant more: `listen()` was called before it was raised.
+    /// The application requests more and `somaxconn` would grant more: `listen()` was called before it was raised.
     Old,
-    /// It equals `somaxconn`, and what the application asks for is not known.
+    /// It equals `somaxconn`, and what the application requests is unknown.
     MaybeCut,
-    /// It is below `somaxconn`, and what the application asks for is not known.
+    /// It is below `somaxconn`, and what the application requests is unknown.
     Below,
-    /// It is above `somaxconn`, which was lowered since.
+    /// It is above `somaxconn`, which was lowered later.
     Above,
-    /// `somaxconn` is hidden.
+    /// `somaxconn` cannot be read.
     Hidden,
-    /// It is more than the application is said to ask for.
+    /// It is more than configured with `backlog=`.
     MoreThanAsked,
 }
 
 impl Limit {
-    /// Compares a socket's limit with what is asked for and what is granted.
+    /// Compares the limit of a socket with what is requested and what is granted.
     #[must_use]
     pub fn of(limit: u32, requested: Option<u32>, somaxconn: Option<u32>) -> Self {
         match (requested, somaxconn) {
@@ -332,26 +428,26 @@ impl Limit {
     fn reason(self, requested: Option<u32>, somaxconn: Option<u32>) -> String {
         let (requested, somaxconn) = (requested.unwrap_or(0), somaxconn.unwrap_or(0));
         match self {
-            Self::AsAsked => "what the application asks for".to_owned(),
+            Self::AsAsked => "as requested by the application".to_owned(),
             Self::Cut => {
                 format!(
-                    "net.core.somaxconn, which cuts the {requested} that the application asks for"
+                    "net.core.somaxconn, which is lower than the {requested} that the application requests"
                 )
             }
             Self::Old => format!(
-                "of {requested} asked for; net.core.somaxconn is {somaxconn} now, so listen() was called before it was raised: reload the application"
+                "lower than the {requested} that the application requests; net.core.somaxconn is {somaxconn} now, so listen() was called before it was raised: reload the application"
             ),
             Self::MaybeCut => {
-                "net.core.somaxconn; the application may have asked for more".to_owned()
+                "net.core.somaxconn; the application may have requested more".to_owned()
             }
             Self::Below => format!(
-                "what the application asked for, or net.core.somaxconn when it did; that is {somaxconn} now"
+                "as requested by the application, or net.core.somaxconn at the time of listen(); it is {somaxconn} now"
             ),
             Self::Above => {
                 format!("granted before net.core.somaxconn was lowered to {somaxconn}")
             }
-            Self::Hidden => "net.core.somaxconn is hidden here".to_owned(),
-            Self::MoreThanAsked => format!("more than the {requested} that backlog= tells"),
+            Self::Hidden => "net.core.somaxconn cannot be read".to_owned(),
+            Self::MoreThanAsked => format!("higher than the {requested} configured with backlog="),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The plain data between the sampler and the ledger: what one round saw, in nobody's format.
+//! The plain data between the sampler and the ledger: the result of one round, independent of any external format.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -12,27 +12,108 @@ use crate::kernel::sysctl::Settings;
 use crate::listener::Listener;
 use crate::refusals::Kinds;
 
-/// One round.
-#[derive(Debug, Default)]
-pub struct Sample {
+/// One round of all namespaces.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Round {
     /// When it started, on the monotonic clock.
     pub at: Duration,
     /// How long reading the kernel took.
     pub took: Duration,
     /// Whether it started over one interval late.
     pub late: bool,
-    /// How far it is from the round before, where rounds are further apart than configured because a source costs too much.
+    /// The time between rounds, where it is longer than configured because a source costs too much.
     pub distance: Option<Duration>,
-    /// Every listener that is watched. One that discovery no longer finds is not in it.
+    /// This process, in the rounds that read it; absent if procfs does not have it.
+    pub process: Option<Option<ProcessFigures>>,
+    /// Network namespaces beyond `--node.limit`; absent if only the exporter's own namespace is watched.
+    pub ignored_namespaces: Option<usize>,
+}
+
+/// A network namespace.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// Its number, which is unique among the watched namespaces.
+    pub id: u64,
+    /// What distinguishes its series from those of others, besides the listener; empty if there is only one namespace.
+    pub labels: Vec<(&'static str, String)>,
+    /// How it is read, if there are several.
+    pub access: Option<Access>,
+    /// Whose it is, if there are several: what is done for the namespaces of one share is bounded together.
+    pub share: String,
+}
+
+impl Namespace {
+    /// Its location for people: the pod, or the control group. Empty if there is only one namespace.
+    #[must_use]
+    pub fn place(&self) -> String {
+        let label = |wanted| self.label(wanted).unwrap_or_default();
+        let (pod, cgroup) = (label("pod"), label("cgroup"));
+        if pod.is_empty() {
+            return cgroup.to_owned();
+        }
+        let number = cgroup
+            .rsplit_once('#')
+            .map_or(String::new(), |(_, number)| format!("#{number}"));
+        format!("{}/{pod}{number}", label("namespace"))
+    }
+
+    /// The name of a listener and, if there are several namespaces, its location. It is unique.
+    #[must_use]
+    pub fn title(&self, listener: &str) -> String {
+        match self.place() {
+            place if place.is_empty() => listener.to_owned(),
+            place => format!("{listener} in {place}"),
+        }
+    }
+
+    /// The value of one of its labels.
+    #[must_use]
+    pub fn label(&self, wanted: &str) -> Option<&str> {
+        let mut labels = self.labels.iter();
+        let found = labels.find(|(name, _)| *name == wanted);
+        found.map(|(_, value)| value.as_str())
+    }
+}
+
+/// How a network namespace is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// It was entered briefly, to open `sock_diag` there.
+    SockDiag,
+    /// It may not be entered, and is read from the tables that everybody may read.
+    Proc,
+}
+
+/// The result of one round in one namespace.
+#[derive(Debug, Default)]
+pub struct Sample {
+    /// Which namespace.
+    pub namespace: Arc<Namespace>,
+    /// When the round started, on the monotonic clock.
+    pub at: Duration,
+    /// Time since the previous round of the namespace, if that is longer than configured because a source costs too much.
+    pub distance: Option<Duration>,
+    /// Every watched listener. It does not contain listeners that discovery no longer finds.
     pub listeners: Vec<Watched>,
-    /// Listeners beyond `--discover.limit`.
-    pub ignored_listeners: usize,
+    /// Listeners that discovery found and that are not watched.
+    pub left_out: LeftOut,
+    /// Namespaces of the same share besides this one.
+    pub others_of_share: usize,
     /// What was read once a second, in the rounds that did so.
     pub slow: Option<Slow>,
-    /// How each source that was asked did.
+    /// The outcome of each source that was read.
     pub outcomes: Vec<(Source, Result<(), String>)>,
-    /// Rows of tables that could not be read and were left out.
+    /// Rows of tables that could not be read and were omitted.
     pub unreadable: Vec<(Source, u64)>,
+}
+
+/// Listeners that discovery found and that are not watched.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// By `--discover.exclude` and `--discover.include`.
+    pub excluded: usize,
+    /// Beyond `--discover.limit`.
+    pub ignored: usize,
 }
 
 /// What changes slowly or costs more than a round.
@@ -42,11 +123,9 @@ pub struct Slow {
     pub settings: Settings,
     /// Counters of this network namespace.
     pub tcp_ext: TcpExt,
-    /// This process; absent when procfs does not tell.
-    pub process: Option<ProcessFigures>,
-    /// Refused unix connects, each witness for itself; empty without one.
+    /// Refused unix connects, separately for each source; empty without a source.
     pub refused: Vec<Refused>,
-    /// What nginx's log held; absent when it is not received.
+    /// Lines of the nginx log; absent if it is not received.
     pub nginx_log: Option<NginxLog>,
 }
 
@@ -55,7 +134,7 @@ pub struct Slow {
 pub struct Refused {
     /// The label of the listener; an address where there is no such listener, `other` for the rest.
     pub listener: String,
-    /// Who witnessed them.
+    /// The source that counted them.
     pub source: Source,
     /// How many.
     pub count: u64,
@@ -64,24 +143,24 @@ pub struct Refused {
 /// Lines of nginx's log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct NginxLog {
-    /// By what they say.
+    /// By kind.
     pub lines: Kinds,
-    /// Datagrams that the kernel dropped because they came faster than they were read; known over UDP only.
+    /// Datagrams that the kernel dropped because they arrived faster than they were read; known only for UDP.
     pub dropped: Option<u64>,
 }
 
-/// A listener and what the round saw of it.
+/// A listener and its state in this round.
 #[derive(Debug, Clone)]
 pub struct Watched {
-    /// Who it is.
+    /// The listener.
     pub listener: Arc<Listener>,
     /// Whether there is something to read.
     pub presence: Presence,
     /// Where the limits of its queues come from.
     pub limit: LimitSource,
-    /// One a socket; empty unless present.
+    /// One for each socket; empty unless present.
     pub readings: Vec<Reading>,
-    /// Who waits in its queues, as far as was looked.
+    /// The connections that wait in its queues, as far as they were read.
     pub waiting: Waiting,
 }
 
@@ -92,35 +171,35 @@ pub enum LimitSource {
     #[default]
     Kernel,
     /// It is the smaller of `backlog=` and `net.core.somaxconn`: `sock_diag` is not available.
-    Told,
-    /// Nobody reports it: `sock_diag` is not available.
+    Configured,
+    /// It is not reported: `sock_diag` is not available.
     Unknown,
 }
 
-/// Who waits in the queues of a listener.
+/// The connections in the queues of a listener.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Waiting {
-    /// One a reading of a unix listener: whether its queue was listed. Too long a queue is not.
+    /// For each reading of a unix listener, whether its queue was listed. A queue that is too long is not.
     pub listed: Vec<bool>,
-    /// The lists one after the other, as many clients each as the reading's depth, the head of the queue first: the inode of the
-    /// client's socket, 0 once the client has gone.
+    /// The lists in sequence, each with as many clients as the depth of the reading, the head of the queue first: the inode of the
+    /// client's socket, 0 if the client has disconnected.
     pub clients: Vec<u32>,
-    /// Connections in the queues of a unix listener whose client has gone, where `/proc/net/unix` reports them instead of the lists.
+    /// Connections in the queues of a unix listener whose client has disconnected, if `/proc/net/unix` reports them instead of the lists.
     pub abandoned: Option<u64>,
     /// `connect()` calls that sleep because a queue of a unix listener is full.
     pub blocked: Option<u64>,
-    /// What the last look at a TCP listener's connections found. There is one only while its queue is not empty.
+    /// What the last scan of a TCP listener's connections found. There is one only while its queue is not empty.
     pub tcp: Option<TcpWaiting>,
 }
 
 /// The connections of a TCP listener that no application has accepted yet.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TcpWaiting {
-    /// How long the oldest has been in the accept queue; absent if none that has not been reset was seen there.
+    /// Time that the oldest has been in the accept queue; absent if it contains no connection, or only connections that were reset.
     pub oldest: Option<Duration>,
     /// Those in the accept queue whose client has closed its end.
     pub abandoned: u64,
-    /// Those whose handshake is going on.
+    /// Those whose handshake is in progress.
     pub half_open: u64,
 }
 
@@ -131,9 +210,9 @@ pub struct Reading {
     pub id: SocketId,
     /// Connections waiting for `accept()`.
     pub depth: u32,
-    /// The limit of the socket; it is full one above. Absent where nobody reports it.
+    /// The limit of the socket, which is full at this plus one. Absent if it is not reported.
     pub backlog: Option<u32>,
-    /// Packets dropped at a TCP listener since its birth, wrapping at 2^32.
+    /// Packets dropped at a TCP listener since it was opened, wrapping at 2^32.
     pub drops: Option<u32>,
 }
 
@@ -142,7 +221,7 @@ pub struct Reading {
 pub enum Presence {
     /// Its sockets were read.
     Up,
-    /// Its source answered, and it was not among what was listed.
+    /// Its source was read, and the listener was not in the list.
     Missing(Absence),
     /// Its source failed.
     Unknown,
@@ -151,15 +230,17 @@ pub enum Presence {
 /// Why a configured listener is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Absence {
-    /// Nothing listens there.
+    /// No socket is listening at the address.
     NotListening,
-    /// The path leads to a file that is no socket.
+    /// The path leads to a file that is not a socket.
     NotASocket,
-    /// The path leads to a socket file that no listener of this network namespace made.
+    /// The path leads to a socket file that no listener of this network namespace created.
     NoListenerOfFile,
-    /// This directory on the way to the path may not be searched.
+    /// The path leads to a socket file, and the table of `/proc/net/unix` has no listener that was bound to its name.
+    NotInTable,
+    /// This directory of the path may not be searched.
     Unreadable(PathBuf),
-    /// The path could not be looked at.
+    /// The path could not be resolved.
     Failed(String),
 }
 
@@ -184,6 +265,14 @@ pub enum Source {
     Ebpf,
 }
 
+impl Sample {
+    /// An equal part of what all namespaces of its share may have: at least one.
+    #[must_use]
+    pub fn part_of(&self, limit: usize) -> usize {
+        (limit / (self.others_of_share + 1)).max(1)
+    }
+}
+
 impl Source {
     /// The `source` label.
     #[must_use]
@@ -201,20 +290,31 @@ impl Source {
     }
 }
 
+impl Access {
+    /// The `access` label.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SockDiag => "sock_diag",
+            Self::Proc => "proc",
+        }
+    }
+}
+
 impl LimitSource {
     /// The `limit` label.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Kernel => "kernel",
-            Self::Told => "told",
+            Self::Configured => "told",
             Self::Unknown => "unknown",
         }
     }
 }
 
 impl Watched {
-    /// Whether anybody waits in its queues.
+    /// Whether a connection waits in its queues.
     #[must_use]
     pub fn occupied(&self) -> bool {
         self.readings.iter().any(|reading| reading.depth > 0)
@@ -222,13 +322,13 @@ impl Watched {
 }
 
 impl Reading {
-    /// Whether the next connection is turned away.
+    /// Whether the next connection is refused.
     #[must_use]
     pub fn full(&self) -> bool {
         self.backlog.is_some_and(|backlog| self.depth > backlog)
     }
 
-    /// The depth at which the next connection is turned away.
+    /// The depth at which the next connection is refused.
     #[must_use]
     pub fn capacity(&self) -> Option<u64> {
         self.backlog.map(|backlog| u64::from(backlog) + 1)
@@ -238,17 +338,20 @@ impl Reading {
 impl fmt::Display for Absence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotListening => f.write_str("nothing listens there"),
-            Self::NotASocket => f.write_str("the path exists but is no socket"),
+            Self::NotListening => f.write_str("no socket is listening at this address"),
+            Self::NotASocket => f.write_str("the path exists but is not a socket"),
             Self::NoListenerOfFile => f.write_str(
-                "the socket file exists, but no listener of this network namespace made it: its process has ended, has shut it down, or lives in another network namespace",
+                "the socket file exists, but no listener of this network namespace created it: its process has ended, has closed it, or runs in another network namespace",
+            ),
+            Self::NotInTable => f.write_str(
+                "the socket file exists, but /proc/net/unix has no listener with this name: its process has ended, or it bound the path under another name (sock_diag, which reports the files, is not available); use the name that the application binds",
             ),
             Self::Unreadable(directory) => write!(
                 f,
-                "the directory {} may not be searched by this user; nothing that listens is bound to the path's name either",
+                "this user may not search the directory {}, and no listener is bound to the name of the path either",
                 crate::listener::escape(directory.as_os_str().as_encoded_bytes())
             ),
-            Self::Failed(reason) => write!(f, "the path could not be looked at: {reason}"),
+            Self::Failed(reason) => write!(f, "the path cannot be read: {reason}"),
         }
     }
 }

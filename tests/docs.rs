@@ -5,9 +5,11 @@ use std::fs;
 use std::path::Path;
 
 use clap::{Arg, CommandFactory};
+use listen_queue_exporter::check::servers::{Backlog, SERVERS, Server};
 use listen_queue_exporter::cli::{ENVIRONMENT_PREFIX, Flags, PORT};
 use listen_queue_exporter::metrics::TABLE;
 use listen_queue_exporter::refusals::UNKNOWN_NAMES;
+use listen_queue_exporter::sample::Absence;
 use regex_lite::Regex;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -67,7 +69,7 @@ fn flags<'a>(arguments: impl Iterator<Item = &'a Arg>) -> String {
             .get_default_values()
             .first()
             .filter(|_| takes_value);
-        let default = default.map(|default| format!("`{}`", default.display()));
+        let default = default.map(|default| format!("`{}`", default.display()).replace('|', "\\|"));
         let help = argument.get_long_help().or(argument.get_help()).unwrap();
         writeln!(
             table,
@@ -79,6 +81,25 @@ fn flags<'a>(arguments: impl Iterator<Item = &'a Arg>) -> String {
         .unwrap();
     }
     table
+}
+
+#[test]
+fn the_table_of_servers_is_that_of_the_code() {
+    let mut table = "| server | asks for | set by |\n|---|---|---|\n".to_owned();
+    for server in SERVERS {
+        let asks = match server.backlog {
+            Backlog::Fixed(backlog) => backlog.to_string(),
+            Backlog::As(what) => what.to_owned(),
+        };
+        let Server {
+            name,
+            setting,
+            source,
+            ..
+        } = server;
+        writeln!(table, "| [{name}]({source}) | {asks} | `{setting}` |").unwrap();
+    }
+    section_is("docs/check.md", "servers", &table);
 }
 
 #[test]
@@ -95,6 +116,30 @@ fn the_page_on_refused_connects_says_how_many_addresses_are_kept() {
     let kept = rest.lines().next().unwrap();
     assert!(page.contains(&format!("The hook keeps {kept} addresses")));
     assert!(page.contains(&format!("own `listener`, up to {UNKNOWN_NAMES}")));
+}
+
+#[test]
+fn the_runbook_of_missing_listeners_explains_every_reason_of_the_log() {
+    let runbook = read("deploy/prometheus/runbooks/ListenQueueListenerMissing.md");
+    let row = Regex::new(r"(?m)^\| `([^`…]+)…?` \|").unwrap();
+    let explained: Vec<&str> = row
+        .captures_iter(&runbook)
+        .map(|row| row.get(1).unwrap().as_str())
+        .filter(|text| *text != "reason")
+        .collect();
+    let reasons = [
+        Absence::NotListening,
+        Absence::NotASocket,
+        Absence::NoListenerOfFile,
+        Absence::NotInTable,
+        Absence::Unreadable("/run".into()),
+        Absence::Failed("an error".to_owned()),
+    ]
+    .map(|reason| reason.to_string());
+    assert_eq!(explained.len(), reasons.len());
+    for (text, reason) in explained.iter().zip(&reasons) {
+        assert!(reason.starts_with(text), "{text}: {reason}");
+    }
 }
 
 #[test]

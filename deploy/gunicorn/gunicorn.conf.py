@@ -1,12 +1,12 @@
-"""gunicorn behind nginx on a unix socket. How the numbers fit together is told in ../nginx/nginx.conf."""
+"""gunicorn behind nginx on a unix socket. ../nginx/nginx.conf explains how the numbers fit together."""
 
 bind = "unix:/run/app/gunicorn.socket"
-# What it asks of listen(2). Linux grants at most net.core.somaxconn; tell the exporter with ,backlog=2048 to see when it was less.
+# Passed to listen(2). Linux grants at most net.core.somaxconn. With ,backlog=2048 the exporter reports a lower limit.
 backlog = 2048
 workers = 4
 timeout = 30
 graceful_timeout = 25
-# The heartbeat's files: memory, since the root may be read-only and a disk may be slow.
+# Heartbeat files, in memory because the root may be read-only and a disk may be slow.
 worker_tmp_dir = "/dev/shm"
-# Newer releases open one more socket, in the home directory, which may be read-only.
+# Newer releases open another socket in the home directory, which may be read-only.
 control_socket_disable = True

@@ -1,4 +1,4 @@
-//! What is wrong, on what evidence, and what to do about it. Pure.
+//! Finds problems, with evidence and remedy. Pure.
 
 use std::time::Duration;
 
@@ -7,36 +7,37 @@ use serde::Serialize;
 use super::servers;
 use crate::kernel::netstat::TcpExt;
 use crate::report::{Limit, ListenerReport, QueueReport, State, TotalsReport};
+use crate::sample::LeftOut;
 
-/// Depth by capacity from which on a queue counts as near its limit; the alerts use the same.
+/// Utilization from which a queue is considered near its limit. The alerts use the same value.
 pub const NEAR: f64 = 0.75;
 /// One finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Diagnosis {
-    /// How bad.
+    /// Its severity.
     pub severity: Severity,
-    /// Which finding; these words do not change.
+    /// Its kind. The names of kinds never change.
     pub kind: Kind,
-    /// Of which listener; left out if of the whole network namespace.
+    /// The listener; absent if it concerns the whole network namespace.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub listener: Option<String>,
-    /// What was seen.
+    /// The observation, with numbers.
     pub evidence: String,
-    /// What to do.
+    /// The remedy.
     pub remedy: String,
 }
 
-/// How bad a finding is, worst first.
+/// The severity of a finding, worst first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// Connections are turned away, or were during the look.
+    /// Connections are refused, or were during the check.
     Critical,
-    /// It could not be looked at.
+    /// It could not be checked.
     Blind,
     /// It may soon be critical.
     Warning,
-    /// Worth knowing.
+    /// For information.
     Note,
 }
 
@@ -46,31 +47,33 @@ pub enum Severity {
 pub enum Kind {
     /// The queue is full.
     Full,
-    /// The queue was full during the look.
+    /// The queue was full during the check.
     WasFull,
-    /// TCP overflows during the look.
+    /// TCP queues overflowed during the check.
     Overflowing,
     /// A source failed.
     SourceFailed,
-    /// A source failed, and another one has a part of its figures.
+    /// A source failed, and another one provides a part of its figures.
     Degraded,
     /// No listener at all.
     NoListener,
-    /// There are more listeners than are looked at.
+    /// There are more listeners than are checked.
     Ignored,
-    /// The listener is not there.
+    /// The listener does not exist.
     Missing,
-    /// The socket file is there, and its listener is not in this network namespace.
+    /// The socket file exists, but its listener is not in this network namespace.
     ListenerElsewhere,
     /// The queue was near its limit.
     NearlyFull,
-    /// Nobody left the queue.
+    /// No connection left the queue.
     NotMoving,
-    /// Clients in the queue have gone.
+    /// One socket of a group is full, and the others are empty.
+    StuckMember,
+    /// Clients of queued connections have disconnected.
     Abandoned,
     /// Another socket of the same name holds connections.
     StaleListener,
-    /// `somaxconn` cuts the limit.
+    /// `somaxconn` is lower than the requested backlog.
     CutBySomaxconn,
     /// `somaxconn` was raised after `listen()`.
     OpenedBeforeRaise,
@@ -78,33 +81,35 @@ pub enum Kind {
     History,
 }
 
-/// What the look found.
+/// The input of the diagnoses.
 #[derive(Debug)]
 pub struct Findings<'a> {
     /// The listeners.
     pub listeners: &'a [ListenerReport],
-    /// Who holds each, by name.
+    /// The processes that hold each listener, by name.
     pub owners: &'a std::collections::BTreeMap<String, crate::kernel::owner::Owner>,
-    /// `net.core.somaxconn`.
-    pub somaxconn: Option<u32>,
+    /// The processes that hold each socket, by its inode.
+    pub holders: &'a std::collections::BTreeMap<u32, crate::kernel::owner::Owner>,
     /// Sources that failed, and why.
     pub failures: &'a [Failure],
-    /// Stale sockets: the listener that bears their name, and the connections that they hold.
+    /// Stale sockets: the listener with the same name, and the connections that they hold.
     pub stale: &'a [(String, u64)],
     /// Listeners whose socket file exists without a listener here.
     pub elsewhere: &'a [String],
-    /// Listeners that nobody left though somebody waits.
+    /// Listeners whose queue is not empty and that no connection left.
     pub still: &'a [String],
-    /// Discovered listeners that were full and are gone.
-    pub gone_full: &'a [String],
-    /// Listeners beyond `--discover.limit`.
-    pub ignored: usize,
-    /// Counters of the network namespace before the look.
+    /// Discovered listeners that were full and no longer exist.
+    pub removed_full: &'a [String],
+    /// Listeners that are not shown because nobody ever waited there.
+    pub idle: usize,
+    /// Discovered listeners that were not checked.
+    pub left_out: LeftOut,
+    /// Counters of the network namespace before the check.
     pub before: TcpExt,
     /// And after it.
     pub after: TcpExt,
-    /// How long the look was.
-    pub look: Duration,
+    /// Duration of the check.
+    pub duration: Duration,
 }
 
 /// A source that failed.
@@ -118,13 +123,13 @@ pub struct Failure {
     pub has_fallback: bool,
 }
 
-/// Everything that is wrong, worst first.
+/// All findings, worst first.
 #[must_use]
 pub fn diagnose(findings: &Findings) -> Vec<Diagnosis> {
     let mut found = Vec::new();
     for failure in findings.failures {
         let (severity, kind, remedy) = if failure.has_fallback {
-            let remedy = "allow sock_diag as said above; until then give the limits with --listener ADDRESS,backlog=N";
+            let remedy = "allow sock_diag as described above. Until then, configure the limits with --listener ADDRESS,backlog=N";
             (Severity::Warning, Kind::Degraded, remedy)
         } else {
             let remedy = remedy_for_source(failure.source);
@@ -138,33 +143,36 @@ pub fn diagnose(findings: &Findings) -> Vec<Diagnosis> {
             remedy: remedy.to_owned(),
         });
     }
-    if findings.listeners.is_empty() && findings.failures.is_empty() {
+    if findings.listeners.is_empty() && findings.idle == 0 && findings.failures.is_empty() {
+        let (evidence, remedy) = nothing_to_check(findings.left_out.excluded);
         found.push(Diagnosis {
             severity: Severity::Blind,
             kind: Kind::NoListener,
             listener: None,
-            evidence: "nothing listens in this network namespace".to_owned(),
-            remedy:
-                "run it where the application listens: in its pod or container, or with nsenter -n"
-                    .to_owned(),
+            evidence,
+            remedy,
         });
     }
-    if findings.ignored > 0 {
+    if findings.left_out.ignored > 0 {
         found.push(Diagnosis {
             severity: Severity::Blind,
             kind: Kind::Ignored,
             listener: None,
-            evidence: format!("{} more listeners were not looked at", findings.ignored),
-            remedy: "name those that matter with --listener, or raise --discover.limit".to_owned(),
+            evidence: format!(
+                "--discover.limit leaves out {}",
+                many(findings.left_out.ignored as u64, "listener")
+            ),
+            remedy: "name the important listeners with --listener, or raise --discover.limit"
+                .to_owned(),
         });
     }
-    for name in findings.gone_full {
+    for name in findings.removed_full {
         found.push(Diagnosis {
             severity: Severity::Critical,
             kind: Kind::WasFull,
             listener: Some(name.clone()),
-            evidence: "was full during the look, and is gone now".to_owned(),
-            remedy: "see why it ended; clients found no room, and now find nobody".to_owned(),
+            evidence: "was full during the check and no longer exists".to_owned(),
+            remedy: "find out why the application stopped. It refused connections, and now no socket is listening".to_owned(),
         });
     }
     for listener in findings.listeners {
@@ -176,9 +184,10 @@ pub fn diagnose(findings: &Findings) -> Vec<Diagnosis> {
             kind: Kind::StaleListener,
             listener: Some(name.clone()),
             evidence: format!(
-                "another socket of its name and file system, to which its path does not lead, holds {connections} connections"
+                "another socket with the same name and file system, to which the path does not lead, holds {}",
+                many(*connections, "connection")
             ),
-            remedy: "an old instance was replaced and has not ended: nobody new reaches it; let it drain, or stop it".to_owned(),
+            remedy: "an old instance was replaced but still runs, and new clients cannot reach it. Let it drain or stop it".to_owned(),
         });
     }
     namespace_findings(findings, &mut found);
@@ -186,7 +195,7 @@ pub fn diagnose(findings: &Findings) -> Vec<Diagnosis> {
     found
 }
 
-/// The exit code: 0 nothing wrong, 1 a warning, 3 full or refusing, 4 could not look.
+/// The exit code: 0 no problem, 1 a warning, 3 full or refusing, 4 the check failed.
 #[must_use]
 pub fn exit_code(found: &[Diagnosis]) -> u8 {
     match found.iter().map(|diagnosis| diagnosis.severity).min() {
@@ -202,7 +211,7 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
         found.push(Diagnosis {
             severity,
             kind,
-            listener: Some(listener.name.clone()),
+            listener: Some(listener.title().to_owned()),
             evidence,
             remedy,
         });
@@ -216,21 +225,25 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
             note(
                 Severity::Critical,
                 Kind::WasFull,
-                format!("{}, and is gone now", was_full(totals, findings.look)),
-                "see why it ended; clients found no room, and now find nobody".to_owned(),
+                format!("{}, and no longer exists", was_full(totals, findings.duration)),
+                "find out why the application stopped. It refused connections, and now no socket is listening".to_owned(),
             );
         }
         if listener.state == State::Missing {
             let reason = listener.reason.clone().unwrap_or_default();
-            let (kind, remedy) = if findings.elsewhere.contains(&listener.name) {
+            let (kind, remedy) = if findings
+                .elsewhere
+                .iter()
+                .any(|name| name == listener.title())
+            {
                 (
                     Kind::ListenerElsewhere,
-                    "run it in the network namespace of the application: a shared volume is not enough. If the application has ended, start it",
+                    "run the exporter in the network namespace of the application. A shared volume is not sufficient. If the application has ended, start it",
                 )
             } else {
                 (
                     Kind::Missing,
-                    "start the application, or correct the address",
+                    "start the application or correct the address",
                 )
             };
             note(Severity::Blind, kind, reason, remedy.to_owned());
@@ -238,21 +251,39 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
         return;
     };
     let asked = asked(listener, queue, findings);
-    crowding(listener, queue, totals, findings, &mut note);
+    if let Some(member) = queue.only_full_member() {
+        let holder = findings.holders.get(&member.inode);
+        let whose = holder.map_or(String::new(), |owner| {
+            let pids: Vec<String> = owner.pids.iter().map(ToString::to_string).collect();
+            format!(". The socket is held by {} {}", owner.name, pids.join(", "))
+        });
+        note(
+            Severity::Critical,
+            Kind::StuckMember,
+            format!("{}{whose}", queue.stuck_words(member)),
+            "the kernel still assigns that socket its share of the connections. Find out what its process is doing, or stop it so that the other sockets take over"
+                .to_owned(),
+        );
+    } else {
+        crowding(listener, queue, totals, findings, &mut note);
+    }
     if let Some(wait) = queue.oldest_wait_seconds
-        && findings.still.contains(&listener.name)
+        && findings.still.iter().any(|name| name == listener.title())
     {
-        let holders = findings.owners.get(&listener.name);
+        let holders = findings.owners.get(listener.title());
         let holders = holders.map_or(String::new(), |owner| {
-            format!(", though the listener has {}", processes(owner.processes))
+            format!(
+                ", although the listener has {}",
+                processes(owner.pids.len())
+            )
         });
         note(
             Severity::Warning,
             Kind::NotMoving,
             format!(
-                "the head of the queue has waited for {wait:.1} s at least{holders}: nobody left the queue during the look"
+                "the head of the queue has waited for at least {wait:.1} s, and no connection left the queue during the check{holders}"
             ),
-            "the workers are busy or stuck: see what they do (py-spy dump, strace, a slow database), and that there are enough of them"
+            "the workers are busy or stuck. Find out what they are doing (py-spy dump, strace, a slow database), and whether there are enough of them"
                 .to_owned(),
         );
     }
@@ -264,17 +295,17 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
             Severity::Warning,
             Kind::Abandoned,
             format!(
-                "{abandoned} of {} waiting connections have no client any more",
+                "the clients of {abandoned} of {} waiting connections have disconnected",
                 queue.depth
             ),
-            "clients give up before they are served, and the workers will serve them all the same: more workers, or a shorter queue and a quick error"
+            "clients give up before they are served, but the application will still accept their connections. Add workers, or shorten the queue so that clients get an error quickly"
                 .to_owned(),
         );
     }
-    limits(queue, asked, findings.somaxconn, &mut note);
+    limits(queue, asked, &mut note);
 }
 
-/// What the application asks for: as it was told, else by default of its server.
+/// The backlog that the application requests: as configured, or else the default of its server.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
     backlog: u32,
@@ -285,8 +316,8 @@ impl Asked {
     fn words(self) -> String {
         let backlog = self.backlog;
         match self.by_default_of {
-            None => format!("the application asks for {backlog}, as backlog= says"),
-            Some(server) => format!("{} asks for {backlog} by default", server.name),
+            None => format!("the application requests {backlog} according to backlog="),
+            Some(server) => format!("{} requests {backlog} by default", server.name),
         }
     }
 }
@@ -298,19 +329,22 @@ fn asked(listener: &ListenerReport, queue: &QueueReport, findings: &Findings) ->
             by_default_of: None,
         });
     }
-    let server = servers::server(&findings.owners.get(&listener.name)?.name)?;
+    let server = servers::server(&findings.owners.get(listener.title())?.name)?;
+    let servers::Backlog::Fixed(backlog) = server.backlog else {
+        return None;
+    };
     Some(Asked {
-        backlog: server.backlog,
+        backlog,
         by_default_of: Some(server),
     })
 }
 
-fn was_full(totals: &TotalsReport, look: Duration) -> String {
+fn was_full(totals: &TotalsReport, duration: Duration) -> String {
     format!(
-        "was full for {:.0} ms, {}, within {:.1} s",
+        "was full for {:.0} ms ({}) within {:.1} s",
         totals.full_seconds.unwrap_or_default() * 1e3,
         times(totals.full_episodes.unwrap_or_default()),
-        look.as_secs_f64()
+        duration.as_secs_f64()
     )
 }
 
@@ -327,14 +361,14 @@ fn crowding(
     #[expect(clippy::cast_precision_loss, reason = "a capacity is below 2^42")]
     let peak = f64::from(totals.depth_peak) / capacity.max(1) as f64;
     let next = match listener.family {
-        "unix" => "the next connect() gets EAGAIN, or sleeps if it blocks",
-        _ => "the next SYN is dropped, and its client tries again a second later",
+        "unix" => "the next connect() fails with EAGAIN, or sleeps if it is blocking",
+        _ => "the next SYN is dropped, and the client retries after one second",
     };
-    let raise = raise(queue, findings.somaxconn);
+    let raise = raise(queue);
     if queue.capacity.is_none() {
         let evidence = format!(
-            "{} connections waited at the peak; the limit is not known, but not above {capacity}",
-            totals.depth_peak
+            "{} waited at the peak. The limit is unknown, and the capacity is at most {capacity}",
+            many(totals.depth_peak.into(), "connection")
         );
         if peak >= 1.0 {
             note(Severity::Critical, Kind::WasFull, evidence, raise);
@@ -343,7 +377,8 @@ fn crowding(
         }
     } else if queue.full {
         let sleeping = match queue.blocked_connects {
-            Some(blocked) if blocked > 0 => format!("; {blocked} connects sleep before it"),
+            Some(1) => ". 1 blocked connect waits for space".to_owned(),
+            Some(blocked) if blocked > 0 => format!(". {blocked} blocked connects wait for space"),
             _ => String::new(),
         };
         note(
@@ -351,11 +386,11 @@ fn crowding(
             Kind::Full,
             match queue.sockets {
                 1 => format!(
-                    "{} of {capacity} connections wait: {next}{sleeping}",
+                    "the queue is full with {} of {capacity} connections: {next}{sleeping}",
                     queue.depth
                 ),
                 sockets => format!(
-                    "one of its {sockets} sockets is full, {} of {capacity} connections wait in all: if it is that one's turn, {next}{sleeping}",
+                    "one of its {sockets} sockets is full, and all hold {} of {capacity} connections. If the kernel selects the full socket, {next}{sleeping}",
                     queue.depth
                 ),
             },
@@ -365,7 +400,10 @@ fn crowding(
         note(
             Severity::Critical,
             Kind::WasFull,
-            format!("{}: while it is, {next}", was_full(totals, findings.look)),
+            format!(
+                "{}. While it is full, {next}",
+                was_full(totals, findings.duration)
+            ),
             raise,
         );
     } else if queue.utilization.is_some_and(|now| peak.max(now) >= NEAR) {
@@ -373,7 +411,7 @@ fn crowding(
             Severity::Warning,
             Kind::NearlyFull,
             format!(
-                "{} of {capacity} connections waited at the peak",
+                "the peak depth was {} of {capacity} connections",
                 totals.depth_peak
             ),
             raise,
@@ -382,54 +420,58 @@ fn crowding(
 }
 
 /// How to make a queue hold more, and when that helps.
-fn raise(queue: &QueueReport, somaxconn: Option<u32>) -> String {
-    let backlog = "the application's backlog (gunicorn --backlog, nginx listen ... backlog=, systemd Backlog=)";
-    let of = |limit| (limit, Limit::of(limit, queue.requested_backlog, somaxconn));
+fn raise(queue: &QueueReport) -> String {
+    let backlog = "the backlog of the application (gunicorn --backlog, nginx listen ... backlog=, systemd Backlog=)";
+    let of = |limit| {
+        (
+            limit,
+            Limit::of(limit, queue.requested_backlog, queue.somaxconn),
+        )
+    };
     let how = match queue.each.map(of) {
         Some((limit, Limit::Cut | Limit::MaybeCut)) => {
             format!(
-                "raise net.core.somaxconn, now {limit}, in the pod (securityContext.sysctls, docker --sysctl) and restart the application; \
-                 {backlog} has to ask for as much"
+                "raise net.core.somaxconn, which is {limit}, in the pod (securityContext.sysctls, docker --sysctl), raise {backlog} to the same value \
+                 unless it is higher, and restart the application"
             )
         }
         Some((limit, Limit::Old)) => format!(
-            "net.core.somaxconn was raised after the limit of {limit} was granted: restart or reload the application, so that it calls listen() again"
+            "restart or reload the application so that it calls listen() again, because net.core.somaxconn was raised after the limit of {limit} was granted"
         ),
         Some((limit, Limit::AsAsked)) => format!(
-            "raise {backlog}, which asks for {limit}, and net.core.somaxconn if that is lower, and restart it"
+            "raise {backlog}, which is {limit}, raise net.core.somaxconn if it is lower, and restart the application"
         ),
         Some((limit, Limit::Below)) => format!(
-            "restart the application if net.core.somaxconn was raised since it was opened; else raise {backlog} above {limit}"
+            "restart the application if net.core.somaxconn was raised after the listener was opened; otherwise raise {backlog} above {limit}"
         ),
-        _ => format!("raise {backlog} and net.core.somaxconn, and restart it"),
+        _ => format!("raise {backlog} and net.core.somaxconn, and restart the application"),
     };
     format!(
-        "if this is a burst, {how}. If it lasts, a longer queue only makes clients wait: add workers"
+        "to absorb a burst, {how}. If the overload lasts, add workers: a longer queue only makes clients wait longer"
     )
 }
 
 fn limits(
     queue: &QueueReport,
     asked: Option<Asked>,
-    somaxconn: Option<u32>,
     note: &mut impl FnMut(Severity, Kind, String, String),
 ) {
-    let (Some(asked), Some(limit), Some(somaxconn)) = (asked, queue.each, somaxconn) else {
+    let (Some(asked), Some(limit), Some(somaxconn)) = (asked, queue.each, queue.somaxconn) else {
         return;
     };
     let set_in = asked.by_default_of.map_or(String::new(), |server| {
-        format!(" (set by {})", server.setting)
+        format!(" (the backlog is set with {})", server.setting)
     });
     match Limit::of(limit, Some(asked.backlog), Some(somaxconn)) {
         Limit::Cut => note(
             Severity::Note,
             Kind::CutBySomaxconn,
             format!(
-                "the limit is {limit}, which is net.core.somaxconn, and {}",
+                "the limit is {limit}, the value of net.core.somaxconn, but {}",
                 asked.words()
             ),
             format!(
-                "raise net.core.somaxconn to {} in the pod and restart the application, if bursts are to be held{set_in}",
+                "to absorb bursts, raise net.core.somaxconn to {} in the pod and restart the application{set_in}",
                 asked.backlog
             ),
         ),
@@ -437,15 +479,15 @@ fn limits(
             Severity::Note,
             Kind::OpenedBeforeRaise,
             format!(
-                "the limit is {limit}, net.core.somaxconn is {somaxconn}, and {}: it was opened before somaxconn was raised{}",
+                "the limit is {limit}, although net.core.somaxconn is {somaxconn} and {}: the listener was opened before somaxconn was raised{}",
                 asked.words(),
                 if asked.by_default_of.is_some() {
-                    ", or asks for less than its default"
+                    ", or the server is configured with a lower backlog"
                 } else {
                     ""
                 }
             ),
-            format!("reload or restart the application, so that it calls listen() again{set_in}"),
+            format!("reload or restart the application so that it calls listen() again{set_in}"),
         ),
         _ => {}
     }
@@ -469,9 +511,10 @@ fn namespace_findings(findings: &Findings, found: &mut Vec<Diagnosis>) {
             Severity::Critical,
             Kind::Overflowing,
             format!(
-                "{grown} connections or SYNs met a full TCP queue during the look (ListenOverflows)"
+                "a full TCP queue dropped {} during the check (ListenOverflows)",
+                many(grown, "connection attempt")
             ),
-            "see which TCP listener is full or was; raise its backlog and net.core.somaxconn, or add workers",
+            "find the TCP listener that is or was full. Raise its backlog and net.core.somaxconn, or add workers",
         );
     }
     let cookies = after.request_queue_full_cookies.unwrap_or(0);
@@ -481,19 +524,43 @@ fn namespace_findings(findings: &Findings, found: &mut Vec<Diagnosis>) {
             Severity::Note,
             Kind::History,
             format!(
-                "since this network namespace was made: {overflows} TCP overflows, {cookies} SYN cookies and {refused} dropped SYNs for a full SYN queue"
+                "since this network namespace was created: {overflows} TCP overflows, {cookies} SYN cookies and {refused} SYNs dropped because the SYN queue was full"
             ),
-            "it happened before this look; the exporter, left running, tells when and to whom",
+            "this happened before the check. Run the exporter continuously to see when it happens and at which listener",
         );
     }
+}
+
+/// Evidence and remedy if no listener was checked, `excluded` of them because of a flag.
+fn nothing_to_check(excluded: usize) -> (String, String) {
+    if excluded > 0 {
+        return (
+            format!("the discovery filter excludes all listeners ({excluded})"),
+            "name the important listeners with --listener, or use --discover.exclude '' to see all"
+                .to_owned(),
+        );
+    }
+    (
+        "no socket is listening in this network namespace".to_owned(),
+        "run the check where the application listens: in its pod or container, or with nsenter -n"
+            .to_owned(),
+    )
 }
 
 fn remedy_for_source(source: &str) -> &'static str {
     match source {
         "unix_diag" | "inet_diag" => {
-            "sock_diag has to be allowed: the kernel's modules unix_diag, inet_diag and tcp_diag, a seccomp profile that permits netlink sockets; gVisor has none"
+            "apply the remedy in the reason. If it contains none, allow netlink sockets in the seccomp profile and load the kernel modules unix_diag, inet_diag and tcp_diag"
         }
-        _ => "mount procfs, and say where with --path.procfs",
+        _ => "mount procfs and set its mount point with --path.procfs",
+    }
+}
+
+/// A number of things, in words.
+pub(super) fn many(count: u64, thing: &str) -> String {
+    match count {
+        1 => format!("1 {thing}"),
+        count => format!("{count} {thing}s"),
     }
 }
 

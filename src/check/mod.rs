@@ -1,4 +1,4 @@
-//! One look without serving: a table, what is wrong, what to do about it, and an exit code.
+//! A check without serving: a table, the problems, their remedies, and an exit code.
 
 mod diagnosis;
 pub mod servers;
@@ -28,15 +28,15 @@ use crate::sample::{Absence, Presence, Source};
 use crate::sampler::{self, Discovery, Watch};
 use table::Style;
 
-/// The first round is waited for this long.
+/// Time to wait for the first round.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// A look longer than this shows its progress.
+/// A check longer than this shows its progress.
 const LONG: Duration = Duration::from_secs(2);
-/// A look has this many rounds at least, whatever the interval.
+/// Minimum number of rounds of a check, whatever the interval.
 const FEWEST_ROUNDS: u32 = 10;
-/// A look shorter than this does not tell that a queue does not move.
+/// A check shorter than this cannot determine whether a queue moves.
 const SHORTEST_STILL: Duration = Duration::from_secs(1);
-/// Exit code when nothing could be looked at.
+/// Exit code if nothing could be checked.
 const BLIND: u8 = 4;
 
 /// What `--format json` prints.
@@ -44,13 +44,13 @@ const BLIND: u8 = 4;
 struct Check<'a> {
     #[serde(flatten)]
     report: &'a Report,
-    /// How long the look was.
+    /// Duration of the check.
     seconds: f64,
-    /// Who holds each listener, by its name; those that may be seen.
+    /// The visible processes that hold each listener, by its name.
     owners: BTreeMap<&'a str, OwnerReport<'a>>,
-    /// Worst first; empty when nothing is wrong.
+    /// Worst first; empty if there is no problem.
     diagnoses: &'a [Diagnosis],
-    /// As the process' own.
+    /// The exit code of the process.
     exit_code: u8,
 }
 
@@ -65,16 +65,16 @@ impl<'a> OwnerReport<'a> {
     fn of(owner: &'a Owner) -> Self {
         Self {
             name: &owner.name,
-            pid: owner.pid,
-            processes: owner.processes,
+            pid: owner.pid(),
+            processes: owner.pids.len(),
         }
     }
 }
 
-/// Looks, prints, and says by the exit code what was found.
+/// Checks, prints the result, and returns the exit code.
 #[must_use]
 pub fn run(options: CheckOptions) -> ExitCode {
-    match look(options) {
+    match check(options) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             let _ = writeln!(io::stderr(), "error: {error}");
@@ -83,15 +83,15 @@ pub fn run(options: CheckOptions) -> ExitCode {
     }
 }
 
-/// What the sampler told on the way.
+/// What the sampler reported during the check.
 #[derive(Debug, Default)]
-struct Told {
+struct Reported {
     failures: BTreeMap<Source, String>,
     /// Listeners that were full once.
     full: BTreeSet<String>,
 }
 
-impl Told {
+impl Reported {
     fn take(&mut self, event: Event) {
         match event {
             Event::SourceFailed(source, reason) => {
@@ -100,57 +100,61 @@ impl Told {
             Event::SourceRecovered(source) => {
                 self.failures.remove(&source);
             }
-            Event::Full(listener, _) => {
-                self.full.insert(listener.name.clone());
+            Event::Full(subject, _) => {
+                let title = subject.namespace.title(&subject.listener.name);
+                self.full.insert(title);
             }
             _ => {}
         }
     }
 }
 
-fn look(options: CheckOptions) -> io::Result<u8> {
-    let (selection, look) = (options.selection, options.look);
-    let interval = selection.interval.min(look / FEWEST_ROUNDS);
+fn check(options: CheckOptions) -> io::Result<u8> {
+    let (selection, duration) = (options.selection, options.duration);
+    let interval = selection.interval.min(duration / FEWEST_ROUNDS);
     let procfs = selection.procfs.clone();
     let mut netstat = Netstat::open(&procfs).ok();
     let before = tcp_ext(netstat.as_mut());
     let discovery = Discovery {
-        exclude: selection.exclude,
+        filter: selection.filter,
         limit: selection.limit,
         own: Vec::new(),
     };
     let config = sampler::Config {
         interval,
-        // The look is short, and the last figure has to be of its end.
-        tcp_interval: interval.max(look / FEWEST_ROUNDS),
-        watch: Watch::new(selection.listeners, discovery),
+        // The check is short, and the last figure must be from its end.
+        tcp_interval: interval.max(duration / FEWEST_ROUNDS),
+        watch: Watch::new(selection.listeners, discovery, selection.node.as_ref()),
         nginx_log: None,
         ebpf: None,
         procfs: selection.procfs,
+        node: selection.node,
     };
-    let ledger = Arc::new(Mutex::new(Ledger::new(
-        interval,
-        look.max(Duration::from_secs(1)) * 2,
-    )));
-    let told = Arc::new(Mutex::new(Told::default()));
-    let telling = Arc::clone(&told);
+    let mut ledger = Ledger::new(interval, duration.max(Duration::from_secs(1)) * 2);
+    if !selection.idle {
+        ledger = ledger.without_idle();
+    }
+    let ledger = Arc::new(Mutex::new(ledger));
+    let reported = Arc::new(Mutex::new(Reported::default()));
+    let receiver = Arc::clone(&reported);
     sampler::start(config, Arc::clone(&ledger), move |event| {
-        let mut told = telling.lock().unwrap_or_else(PoisonError::into_inner);
-        told.take(event);
+        let mut reported = receiver.lock().unwrap_or_else(PoisonError::into_inner);
+        reported.take(event);
     })?;
-    let heads = wait(look, interval, &ledger)?;
+    let heads = wait(duration, interval, &ledger)?;
     let view = ledger
         .lock()
         .unwrap_or_else(PoisonError::into_inner)
         .view()
-        .clone();
+        .shown();
     let after = tcp_ext(netstat.as_mut());
 
     let report = Report::new(&view);
-    let owners = owners_of(&view, &procfs);
-    let told = told.lock().unwrap_or_else(PoisonError::into_inner);
+    let holders = holders_of(&view, &procfs);
+    let owners = owners_of(&view, &holders);
+    let reported = reported.lock().unwrap_or_else(PoisonError::into_inner);
     let works = |source: Source| view.sources.get(&source).is_some_and(|figures| figures.up);
-    let failures: Vec<Failure> = told
+    let failures: Vec<Failure> = reported
         .failures
         .iter()
         .map(|(source, reason)| Failure {
@@ -163,27 +167,28 @@ fn look(options: CheckOptions) -> io::Result<u8> {
             },
         })
         .collect();
-    let gone = |name: &&String| view.listener(name).is_none();
-    let gone_full: Vec<String> = told.full.iter().filter(gone).cloned().collect();
+    let is_removed = |name: &&String| view.listener(name).is_none();
+    let removed_full: Vec<String> = reported.full.iter().filter(is_removed).cloned().collect();
     let diagnoses = diagnose(&Findings {
         listeners: &report.listeners,
         owners: &owners,
-        somaxconn: report.somaxconn,
+        holders: &holders,
         failures: &failures,
         stale: &stale(&view),
         elsewhere: &elsewhere(&view),
-        still: &still(&view, &heads, look),
-        gone_full: &gone_full,
-        ignored: view.ignored_listeners,
+        still: &still(&view, &heads, duration),
+        removed_full: &removed_full,
+        idle: report.idle_listeners.unwrap_or_default(),
+        left_out: view.left_out(),
         before,
         after,
-        look,
+        duration,
     });
     let code = exit_code(&diagnoses);
     let printed = match options.format {
         CheckFormat::Json => print_json(&Check {
             report: &report,
-            seconds: look.as_secs_f64(),
+            seconds: duration.as_secs_f64(),
             owners: owners
                 .iter()
                 .map(|(name, owner)| (name.as_str(), OwnerReport::of(owner)))
@@ -193,12 +198,12 @@ fn look(options: CheckOptions) -> io::Result<u8> {
         }),
         CheckFormat::Table => {
             let mut out = io::stdout().lock();
-            let text = table::render(&report, &owners, &diagnoses, look, Style::of(&out));
+            let text = table::render(&report, &owners, &diagnoses, duration, Style::of(&out));
             out.write_all(text.as_bytes()).and_then(|()| out.flush())
         }
     };
     match printed {
-        // Whoever reads has enough of it; what was found does not change.
+        // The reader has closed the pipe. The result does not change.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(code),
         printed => printed.map(|()| code),
     }
@@ -216,20 +221,20 @@ fn tcp_ext(netstat: Option<&mut Netstat>) -> TcpExt {
     read.unwrap_or_default()
 }
 
-/// When the head of each queue came that was not empty at the first look.
+/// The arrival times of the heads of the queues that were not empty in the first round.
 type Heads = BTreeMap<String, Duration>;
 
 fn heads(view: &View) -> Heads {
     let at = view.last_sample.unwrap_or_default();
     let head = |ledger: &ListenerLedger| {
         let wait = ledger.waits.oldest.filter(|_| ledger.depth() > 0)?;
-        Some((ledger.listener.name.clone(), at.saturating_sub(wait)))
+        Some((ledger.title(), at.saturating_sub(wait)))
     };
     view.listeners.iter().filter_map(head).collect()
 }
 
-/// Waits until the rounds have gone on for as long as the look is, and tells on a terminal how far it is.
-fn wait(look: Duration, interval: Duration, ledger: &Mutex<Ledger>) -> io::Result<Heads> {
+/// Waits until rounds have run for the duration of the check, and shows the progress on a terminal.
+fn wait(duration: Duration, interval: Duration, ledger: &Mutex<Ledger>) -> io::Result<Heads> {
     let started = sampler::now();
     let mut first = None;
     let mut last = || {
@@ -241,22 +246,26 @@ fn wait(look: Duration, interval: Duration, ledger: &Mutex<Ledger>) -> io::Resul
         view.last_sample
     };
     let mut errors = io::stderr();
-    let progress = look > LONG && errors.is_terminal();
+    let progress = duration > LONG && errors.is_terminal();
     let mut shown = None;
     loop {
         let now = sampler::now();
         let sampled = last();
-        if sampled.is_some_and(|at| at >= started + look) {
+        if sampled.is_some_and(|at| at >= started + duration) {
             break;
         }
-        if now > started + look + PATIENCE + interval * 2 {
+        if now > started + duration + PATIENCE + interval * 2 {
             return Err(io::Error::other(
-                "the kernel did not answer: no round was finished",
+                "the kernel did not reply: no sampling round was completed",
             ));
         }
         let passed = now.saturating_sub(started).as_secs();
         if progress && shown != Some(passed) {
-            write!(errors, "\rlooking: {passed} s of {} s ", look.as_secs())?;
+            write!(
+                errors,
+                "\rsampling: {passed} s of {} s ",
+                duration.as_secs()
+            )?;
             errors.flush()?;
             shown = Some(passed);
         }
@@ -268,14 +277,14 @@ fn wait(look: Duration, interval: Duration, ledger: &Mutex<Ledger>) -> io::Resul
     Ok(first.unwrap_or_default())
 }
 
-/// Queues that nobody left during a look of a second or more.
-fn still(view: &View, heads: &Heads, look: Duration) -> Vec<String> {
-    if look < SHORTEST_STILL {
+/// Queues that no connection left during a check of a second or more.
+fn still(view: &View, heads: &Heads, duration: Duration) -> Vec<String> {
+    if duration < SHORTEST_STILL {
         return Vec::new();
     }
     let now = self::heads(view);
     let is_still = |ledger: &&ListenerLedger| {
-        let name = &ledger.listener.name;
+        let name = &ledger.title();
         let (Some(before), Some(after)) = (heads.get(name), now.get(name)) else {
             return false;
         };
@@ -284,39 +293,42 @@ fn still(view: &View, heads: &Heads, look: Duration) -> Vec<String> {
         };
         match &totals.waits {
             Some(waits) => waits.left == 0,
-            // The age of a TCP head is that of the last look at it. If nobody leaves, the queue never becomes shorter.
+            // The age of a TCP head is from the last scan. If no connection leaves, the queue never becomes shorter.
             None => {
-                after.abs_diff(*before) <= look / FEWEST_ROUNDS * 2
+                after.abs_diff(*before) <= duration / FEWEST_ROUNDS * 2
                     && ledger.depth() == u64::from(totals.peak.highest())
             }
         }
     };
     let still = view.listeners.iter().filter(is_still);
-    still.map(|ledger| ledger.listener.name.clone()).collect()
+    still.map(ListenerLedger::title).collect()
 }
 
-fn owners_of(view: &View, procfs: &Path) -> BTreeMap<String, Owner> {
+/// The processes that hold each socket, by its inode.
+fn holders_of(view: &View, procfs: &Path) -> BTreeMap<u32, Owner> {
     let inodes: Vec<u32> = view
         .listeners
         .iter()
         .flat_map(|ledger| ledger.readings.iter().map(|reading| reading.id.inode))
         .collect();
-    let Ok(by_inode) = owners(procfs, &inodes) else {
-        return BTreeMap::new();
-    };
+    owners(procfs, &inodes).unwrap_or_default()
+}
+
+/// The processes that hold any socket of each listener.
+fn owners_of(view: &View, by_inode: &BTreeMap<u32, Owner>) -> BTreeMap<String, Owner> {
     view.listeners
         .iter()
         .filter_map(|ledger| {
             let readings = ledger.readings.iter();
             let holders = readings.filter_map(|reading| by_inode.get(&reading.id.inode));
-            let owner = holders.max_by_key(|owner| owner.processes)?;
-            Some((ledger.listener.name.clone(), owner.clone()))
+            let owner = holders.cloned().reduce(|all, owner| all.and(&owner))?;
+            Some((ledger.title(), owner))
         })
         .collect()
 }
 
-/// Sockets that bear the name of a listener, are of its file system and are not it, with the connections that they hold. Of another file
-/// system, a socket of the same name is likely another container's.
+/// Other sockets with the name and file system of a listener, with the connections that they hold. On another file
+/// system, a socket with the same name probably belongs to another container.
 fn stale(view: &View) -> Vec<(String, u64)> {
     let mut all: Vec<UnixListener> = Vec::new();
     let listed = Channel::open()
@@ -339,17 +351,17 @@ fn stale(view: &View) -> Vec<(String, u64)> {
             };
             let others = all.iter().filter(is_named_so);
             let held: u64 = others.map(|one| u64::from(one.queue.depth)).sum();
-            (held > 0).then(|| (ledger.listener.name.clone(), held))
+            (held > 0).then(|| (ledger.title(), held))
         })
         .collect()
 }
 
 fn elsewhere(view: &View) -> Vec<String> {
-    let elsewhere = view
-        .listeners
-        .iter()
-        .filter(|ledger| ledger.presence == Presence::Missing(Absence::NoListenerOfFile));
-    elsewhere
-        .map(|ledger| ledger.listener.name.clone())
-        .collect()
+    let elsewhere = view.listeners.iter().filter(|ledger| {
+        matches!(
+            ledger.presence,
+            Presence::Missing(Absence::NoListenerOfFile | Absence::NotInTable)
+        )
+    });
+    elsewhere.map(ListenerLedger::title).collect()
 }

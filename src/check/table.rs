@@ -1,4 +1,4 @@
-//! What was found, as text for people. Pure but for the question how wide the terminal is.
+//! The result as text for people. Pure, except that it reads the width of the terminal.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,14 +8,14 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use super::diagnosis::{Diagnosis, NEAR, Severity};
+use super::diagnosis::{Diagnosis, NEAR, Severity, many};
 use crate::kernel::owner::Owner;
 use crate::report::{ListenerReport, QueueReport, Report};
 
-/// How the text is fitted to where it goes.
+/// How the text is fitted to the output.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Style {
-    /// Columns; without them lines are as long as they are.
+    /// Width in columns; if absent, lines are not wrapped.
     width: Option<u16>,
     colour: bool,
 }
@@ -38,7 +38,7 @@ const HEADINGS: [&str; 9] = [
 const UNKNOWN: &str = "-";
 
 impl Style {
-    /// For a terminal its width, and colour unless `NO_COLOR` is set.
+    /// For a terminal, its width, and colour unless `NO_COLOR` is set.
     pub(super) fn of(out: &(impl IsTerminal + AsFd)) -> Self {
         if !out.is_terminal() {
             return Self {
@@ -84,7 +84,7 @@ pub(super) fn render(
     report: &Report,
     owners: &BTreeMap<String, Owner>,
     diagnoses: &[Diagnosis],
-    look: Duration,
+    duration: Duration,
     style: Style,
 ) -> String {
     let mut text = String::new();
@@ -92,7 +92,7 @@ pub(super) fn render(
         let mut table = style.table();
         table.set_header(HEADINGS);
         for listener in &report.listeners {
-            table.add_row(row(listener, owners.get(&listener.name), style));
+            table.add_row(row(listener, owners.get(listener.title()), style));
         }
         for column in table.column_iter_mut().skip(1).take(7) {
             column.set_cell_alignment(CellAlignment::Right);
@@ -101,10 +101,14 @@ pub(super) fn render(
         text.push('\n');
     }
     if diagnoses.iter().all(|d| d.severity == Severity::Note) {
+        let idle = report.idle_listeners.filter(|idle| *idle > 0);
+        let idle = idle.map_or(String::new(), |idle| {
+            format!(", and {idle} at which no connection waited")
+        });
         let nothing = format!(
-            "Nothing wrong: {} listeners, none near its limit in {:.1} s.",
-            report.listeners.len(),
-            look.as_secs_f64()
+            "No problem found: {}, none near its limit within {:.1} s{idle}.",
+            many(report.listeners.len() as u64, "listener"),
+            duration.as_secs_f64()
         );
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{}", style.paint(GREEN, &nothing));
@@ -112,18 +116,22 @@ pub(super) fn render(
     let mut table = style.table();
     for diagnosis in diagnoses {
         let (label, colour) = label(diagnosis.severity);
-        let who = diagnosis
-            .listener
-            .as_ref()
-            .map_or(String::new(), |listener| format!("{listener}: "));
-        table.add_row([
-            style.paint(colour, label),
-            format!("{who}{}.", diagnosis.evidence),
-        ]);
-        table.add_row([String::new(), format!("To do: {}.", diagnosis.remedy)]);
+        let evidence = match &diagnosis.listener {
+            Some(listener) => format!("{listener}: {}.", diagnosis.evidence),
+            None => sentence(&diagnosis.evidence),
+        };
+        table.add_row([style.paint(colour, label), evidence]);
+        table.add_row([String::new(), sentence(&diagnosis.remedy)]);
     }
     if !diagnoses.is_empty() {
         push(&mut text, &table);
+    }
+    if report.excluded_listeners > 0 && !report.listeners.is_empty() {
+        let _ = writeln!(
+            text,
+            "\nNot checked: {}, excluded by --discover.exclude or --discover.include.",
+            many(report.excluded_listeners as u64, "listener")
+        );
     }
     if owners.is_empty()
         && report
@@ -132,13 +140,27 @@ pub(super) fn render(
             .any(|listener| listener.queue.is_some())
     {
         text.push_str(
-            "\nOwners cannot be seen from here: that takes a shared process namespace (shareProcessNamespace: true) and the application's user, or root.\n",
+            "\nThe owners of the sockets are not visible. To see them, share the process namespace (shareProcessNamespace: true) and run as the user of the application or as root.\n",
         );
     }
     text
 }
 
-/// Rows without the blanks that fill them up.
+/// The text with a capital letter and a full stop. A flag or a name at the beginning stays unchanged.
+fn sentence(text: &str) -> String {
+    let is_word = text
+        .split(' ')
+        .next()
+        .is_some_and(|first| first.chars().all(char::is_alphabetic));
+    match text.chars().next() {
+        Some(first) if is_word => {
+            format!("{}{}.", first.to_uppercase(), &text[first.len_utf8()..])
+        }
+        _ => format!("{text}."),
+    }
+}
+
+/// Rows without trailing spaces.
 fn push(text: &mut String, table: &Table) {
     for line in table.lines() {
         text.push_str(line.trim_end());
@@ -158,7 +180,7 @@ fn label(severity: Severity) -> (&'static str, &'static str) {
 fn row(listener: &ListenerReport, owner: Option<&Owner>, style: Style) -> Vec<String> {
     let unknown = || UNKNOWN.to_owned();
     let (Some(queue), Some(totals)) = (&listener.queue, &listener.totals) else {
-        let mut row = vec![listener.name.clone()];
+        let mut row = vec![listener.title().to_owned()];
         row.resize_with(HEADINGS.len(), unknown);
         return row;
     };
@@ -172,7 +194,7 @@ fn row(listener: &ListenerReport, owner: Option<&Owner>, style: Style) -> Vec<St
         None => text,
     };
     vec![
-        listener.name.clone(),
+        listener.title().to_owned(),
         paint(queue.depth.to_string()),
         totals.depth_peak.to_string(),
         capacity(queue),
@@ -201,9 +223,9 @@ fn capacity(queue: &QueueReport) -> String {
 }
 
 fn holders(owner: &Owner) -> String {
-    match owner.processes {
-        1 => format!("{} {}", owner.name, owner.pid),
-        processes => format!("{} {} +{}", owner.name, owner.pid, processes - 1),
+    match owner.pids.len() {
+        1 => format!("{} {}", owner.name, owner.pid()),
+        processes => format!("{} {} +{}", owner.name, owner.pid(), processes - 1),
     }
 }
 

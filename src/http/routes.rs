@@ -1,4 +1,4 @@
-//! What is served where.
+//! The routes and their responses.
 
 use std::convert::Infallible;
 use std::io::Write as _;
@@ -11,14 +11,13 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
 use axum::http::header::{
     ACCEPT_ENCODING, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, TRANSFER_ENCODING, VARY,
-    X_CONTENT_TYPE_OPTIONS,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, LOCATION, REFERRER_POLICY, TRANSFER_ENCODING,
+    VARY, X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures_util::stream;
@@ -27,61 +26,22 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::page;
+use super::pages::Pages;
 use crate::duration;
 use crate::ledger::{Ledger, View};
 use crate::metrics;
 use crate::report::{LiveReport, Report};
 
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
-/// Without a round for this long, or for ten intervals if that is longer, the sampler counts as stuck.
+/// If there was no round for this time, or for ten intervals if that is longer, the sampler is considered stuck.
 const STUCK: Duration = Duration::from_secs(5);
 
-/// Answers of the size of all listeners that are held at once: 64 clients that do not read may not hold 64 pages in memory. A further
-/// one is made when one of them is sent.
-const PAGES: usize = 8;
-/// Live pages at once; a further one polls.
+/// Maximum number of live pages. A further one polls.
 const STREAMS: usize = 8;
 /// Time between the events of a stream.
 const TICK: Duration = Duration::from_millis(250);
-/// What `/-/saturated` can look back on.
+/// Time span that `/-/saturated` can evaluate.
 const LONGEST_SATURATION: Duration = Duration::from_mins(5);
-
-/// An answer in memory.
-struct Held {
-    bytes: Vec<u8>,
-    _permit: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-/// Room for answers in memory.
-#[derive(Debug, Clone)]
-pub struct Pages(Arc<Semaphore>);
-
-impl Default for Pages {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(PAGES)))
-    }
-}
-
-impl Pages {
-    /// Makes an answer when there is room, which it takes until it is sent.
-    async fn hold(&self, make: impl FnOnce() -> Vec<u8>) -> Body {
-        // It is never closed.
-        let Ok(permit) = Arc::clone(&self.0).acquire_owned().await else {
-            return Body::empty();
-        };
-        let held = Held {
-            bytes: make(),
-            _permit: permit,
-        };
-        Body::from(Bytes::from_owner(held))
-    }
-}
 
 /// The streams of live pages.
 #[derive(Debug, Clone)]
@@ -94,57 +54,72 @@ impl Default for Streams {
 }
 
 impl Streams {
-    /// Ends them all within a tick, and begins no other.
+    /// Ends all of them within one tick, and starts no other.
     pub fn close(&self) {
         self.0.close();
     }
 }
 
-/// What the routes work on.
+/// The state that the routes use.
 #[derive(Debug, Clone)]
 pub struct App {
     /// The figures.
     pub ledger: Arc<Mutex<Ledger>>,
     /// Time between rounds.
     pub interval: Duration,
-    /// Where the metrics are.
+    /// Path below which everything is, without a slash at its end: empty, or as in /queues.
+    pub prefix: String,
+    /// The same as a client of the proxy in front sees it.
+    pub external_path: String,
+    /// Path of the metrics below that.
     pub telemetry_path: String,
+    /// Which metrics are shown.
+    pub extent: metrics::Extent,
     /// The clock of the samples.
     pub now: fn() -> Duration,
     /// Live pages.
     pub streams: Streams,
-    /// Other answers that are long.
+    /// Other large responses.
     pub pages: Pages,
 }
 
-/// Every route.
+/// All routes.
 pub fn router(app: App) -> Router {
+    let at = |path: &str| format!("{}{path}", app.prefix);
     let mut router = Router::new()
-        .route(&app.telemetry_path, get(serve_metrics))
-        .route("/-/healthy", get(serve_health))
-        .route("/-/ready", get(serve_readiness))
-        .route("/-/saturated", get(serve_saturation))
-        .route("/-/stream", get(serve_stream))
-        .route("/api/v1/listeners", get(serve_listeners));
+        .route(&at(&app.telemetry_path), get(serve_metrics))
+        .route(&at("/-/healthy"), get(serve_health))
+        .route(&at("/-/ready"), get(serve_readiness))
+        .route(&at("/-/saturated"), get(serve_saturation))
+        .route(&at("/-/stream"), get(serve_stream))
+        .route(&at("/api/v1/listeners"), get(serve_listeners));
     if app.telemetry_path != "/" {
         router = router
-            .route("/", get(serve_page))
+            .route(&at("/"), get(serve_page))
             .route(
-                "/-/page.js",
+                &at("/-/page.js"),
                 get(async || asset("text/javascript", page::SCRIPT)),
             )
-            .route("/-/page.css", get(async || asset("text/css", page::STYLE)));
+            .route(
+                &at("/-/page.css"),
+                get(async || asset("text/css", page::STYLE)),
+            );
+    }
+    if !app.prefix.is_empty() {
+        router = router
+            .route("/", get(redirect_to_page))
+            .route(&app.prefix, get(redirect_to_page));
     }
     router
-        .layer(middleware::from_fn(refuse_body))
+        .layer(middleware::from_fn(refuse_malformed))
         .with_state(Arc::new(app))
 }
 
 impl App {
-    /// A copy, so that the lock is held for no longer than copying takes.
+    /// A copy, so that the lock is held only while copying.
     fn view(&self) -> View {
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger.view().clone()
+        ledger.view().shown()
     }
 
     fn last_sample(&self) -> Option<Duration> {
@@ -152,17 +127,17 @@ impl App {
         ledger.view().last_sample
     }
 
-    /// The distance between rounds, as it is now.
+    /// The current time between rounds.
     fn pace(&self) -> Duration {
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         ledger.view().distance.unwrap_or(self.interval)
     }
 
-    /// The figures, and what the queues did from part `since` on; and the part that is next.
+    /// The figures, the history of the queues from part `since` on, and the number of the next part.
     fn live(&self, since: u64) -> (LiveReport, u64) {
         let (view, recent) = {
             let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-            (ledger.view().clone(), ledger.recent(since))
+            (ledger.view().shown(), ledger.recent(since))
         };
         let end = recent.end;
         let live = LiveReport {
@@ -179,23 +154,23 @@ async fn serve_metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Respo
         (VARY, HeaderValue::from_static("accept-encoding")),
     ]
     .into_response();
-    let mut compressed = false;
-    let render = || {
-        let page = metrics::render(&app.view()).into_bytes();
-        if accepts_gzip(&headers)
-            && let Ok(small) = gzip(&page)
-        {
-            compressed = true;
-            return small;
-        }
-        page
-    };
-    *answer.body_mut() = app.pages.hold(render).await;
-    if compressed {
+    let render = || metrics::render(&app.view(), app.extent).into_bytes();
+    if accepts_gzip(&headers) {
         let gzip = HeaderValue::from_static("gzip");
         answer.headers_mut().insert(CONTENT_ENCODING, gzip);
+        *answer.body_mut() = app
+            .pages
+            .hold("metrics, small", || gzip_of(&render()))
+            .await;
+    } else {
+        *answer.body_mut() = app.pages.hold("metrics", render).await;
     }
     answer
+}
+
+async fn redirect_to_page(State(app): State<Arc<App>>) -> Response {
+    let page = format!("{}/", app.external_path);
+    (StatusCode::FOUND, [(LOCATION, page)]).into_response()
 }
 
 async fn serve_page(State(app): State<Arc<App>>) -> Response {
@@ -207,7 +182,7 @@ async fn serve_page(State(app): State<Arc<App>>) -> Response {
         (CACHE_CONTROL, "no-store"),
     ];
     let render = || page::render(&Report::new(&app.view()), &app.telemetry_path).into_bytes();
-    (headers, app.pages.hold(render).await).into_response()
+    (headers, app.pages.hold("page", render).await).into_response()
 }
 
 fn asset(kind: &'static str, text: &'static str) -> Response {
@@ -246,7 +221,11 @@ async fn serve_listeners(
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (CACHE_CONTROL, "no-store"),
     ];
-    (headers, app.pages.hold(render).await).into_response()
+    let name = match since {
+        Some(_) => "listeners since",
+        None => "listeners",
+    };
+    (headers, app.pages.hold(name, render).await).into_response()
 }
 
 /// A live page's stream of events, each the JSON of [`LiveReport`].
@@ -308,12 +287,12 @@ impl SaturationQuery {
 
     fn parse(&self) -> Result<Duration, &'static str> {
         if !(0.0..=1.0).contains(&self.above) {
-            return Err("above is not a number from 0 to 1\n");
+            return Err("the parameter above is not a number from 0 to 1\n");
         }
         let length = duration::parse(&self.length).ok();
         length
             .filter(|length| (TICK..=LONGEST_SATURATION).contains(length))
-            .ok_or("for is not a duration from 250ms to 5m, as in 5s\n")
+            .ok_or("the parameter for is not a duration from 250ms to 5m, as in 5s\n")
     }
 }
 
@@ -332,24 +311,25 @@ async fn serve_saturation(
     let (stayed, bound) = {
         let ledger = app.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let stayed = ledger.stayed_above(&query.listener, length, query.above);
-        let (view, somaxconn) = (ledger.view(), ledger.view().slow.settings.somaxconn);
+        let view = ledger.view();
         let listener = view.listener(&query.listener);
-        (stayed, listener.and_then(|l| l.capacity_at_most(somaxconn)))
+        let bound = listener.and_then(|l| l.capacity_at_most(view.somaxconn(l)));
+        (stayed, bound)
     };
     match stayed {
         Some(true) => {
             let of = bound.map_or(String::new(), |bound| {
-                format!(" of {bound}, the most that the unknown limit allows,")
+                format!(" of {bound} (the highest capacity that the unknown limit allows)")
             });
             let reason = format!(
-                "saturated: above {}{of} for {}\n",
+                "saturated: utilization above {}{of} for {}\n",
                 query.above, query.length
             );
             (StatusCode::SERVICE_UNAVAILABLE, reason).into_response()
         }
         Some(false) => (StatusCode::OK, "not saturated\n").into_response(),
         None => {
-            let reason = "no such listener; /api/v1/listeners has their names\n";
+            let reason = "no listener has this name; /api/v1/listeners lists the names\n";
             (StatusCode::NOT_FOUND, reason).into_response()
         }
     }
@@ -386,12 +366,19 @@ fn health(last: Option<Duration>, now: Duration, interval: Duration) -> Result<(
     ))
 }
 
-async fn refuse_body(request: Request, next: Next) -> Response {
+async fn refuse_malformed(request: Request, next: Next) -> Response {
     let headers = request.headers();
+    let hosts = headers.get_all(HOST).iter().count();
+    // RFC 9112, 3.2.
+    if hosts > 1 || (hosts == 0 && request.version() == Version::HTTP_11) {
+        let close = [(CONNECTION, "close")];
+        let reason = "an HTTP/1.1 request must have exactly one Host header\n";
+        return (StatusCode::BAD_REQUEST, close, reason).into_response();
+    }
     let length = headers.get(CONTENT_LENGTH);
     if headers.contains_key(TRANSFER_ENCODING) || length.is_some_and(|length| length != "0") {
         let close = [(CONNECTION, "close")];
-        let reason = "requests have no body here\n";
+        let reason = "a request body is not accepted\n";
         return (StatusCode::PAYLOAD_TOO_LARGE, close, reason).into_response();
     }
     next.run(request).await
@@ -416,10 +403,11 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
         })
 }
 
-fn gzip(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
+fn gzip_of(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    encoder.write_all(bytes)?;
-    encoder.finish()
+    // Writing to memory cannot fail.
+    let _ = encoder.write_all(bytes);
+    encoder.finish().unwrap_or_default()
 }
 
 #[cfg(test)]

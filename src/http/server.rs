@@ -3,57 +3,72 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use bytes::Bytes;
 use futures_util::FutureExt as _;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::bounded::Bounded;
+use super::bounded::{Bounded, Client};
 use super::web_config::WebConfig;
 
-/// Bounds on what clients may take.
+/// Limits for clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Connections served at once; a further one waits in the listener's own queue.
+    /// Maximum number of connections. A further one replaces the one that has waited longest for a request, or else one whose client is behind
+    /// with its response. While there is neither, it waits.
     pub connections: u32,
     /// Time to send a whole request header, on a kept connection as well.
     pub header: Duration,
-    /// Time to take an answer, after which a client that does not read, or reads too slowly, is dropped.
+    /// Time to read a response, after which a client that does not read, or reads too slowly, is disconnected.
     pub answer: Duration,
-    /// Time for answers under way when the server is told to end.
+    /// A client that reads nothing of its response for this time is behind: it gives way if others need its place or the memory.
+    pub patience: Duration,
+    /// Time for responses in progress at shutdown.
     pub drain: Duration,
 }
 
-/// The bounds in force.
+/// The limits in use.
 pub const LIMITS: Limits = Limits {
     connections: 64,
     header: Duration::from_secs(5),
     answer: Duration::from_secs(10),
+    patience: Duration::from_millis(500),
     drain: Duration::from_millis(700),
 };
+
+/// Interval at which a place is looked for while there is none.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Longest request header in bytes.
 const LONGEST_HEADER: usize = 16 * 1024;
 
-/// Serves until `shutdown` resolves, then finishes the answers under way. The web config says whether connections are TLS.
+/// Serves until `shutdown` resolves, then finishes the responses in progress. The web configuration decides whether connections use TLS.
+/// `memory_is_wanted` is notified while a response waits for memory.
 ///
 /// # Errors
-/// When a listener cannot be used with the runtime.
+/// If a listener cannot be used with the runtime.
 pub async fn serve(
     listeners: Vec<std::net::TcpListener>,
     router: Router,
     web_config: Option<Arc<WebConfig>>,
     limits: Limits,
+    memory_is_wanted: Arc<Notify>,
     shutdown: impl Future<Output = ()>,
 ) -> io::Result<()> {
     let free = Arc::new(Semaphore::new(limits.connections as usize));
+    let places = Arc::new(Places::default());
     let (end, ended) = watch::channel(());
     let mut acceptors = Vec::new();
     for listener in listeners {
@@ -64,19 +79,30 @@ pub async fn serve(
             web_config: web_config.clone(),
             limits,
             free: free.clone(),
+            places: places.clone(),
+            next: None,
             ended: ended.clone(),
         };
         acceptors.push(tokio::spawn(acceptor.run()));
     }
-    shutdown.await;
+    let give_way = async {
+        loop {
+            memory_is_wanted.notified().await;
+            places.give_up_those_behind();
+        }
+    };
+    tokio::select! {
+        () = shutdown => {}
+        () = give_way => {}
+    }
     end.send_replace(());
     for acceptor in acceptors {
-        // An acceptor that failed has nobody left to serve.
+        // A failed acceptor serves no client any more.
         let _ = acceptor.await;
     }
     let all = free.acquire_many(limits.connections);
     if tokio::time::timeout(limits.drain, all).await.is_err() {
-        tracing::warn!("connections were still open at the end");
+        tracing::warn!("connections were still open at shutdown");
     }
     Ok(())
 }
@@ -87,49 +113,218 @@ struct Acceptor {
     web_config: Option<Arc<WebConfig>>,
     limits: Limits,
     free: Arc<Semaphore>,
+    places: Arc<Places>,
+    /// Accepted, and waiting for a place.
+    next: Option<TcpStream>,
     ended: watch::Receiver<()>,
 }
 
 impl Acceptor {
-    async fn run(self) {
+    async fn run(mut self) {
         let mut ended = self.ended.clone();
         tokio::select! {
             never = self.accept() => match never {},
             _ = ended.changed() => {}
         }
-        // Who has connected by now has been promised an answer.
-        while let Ok(permit) = self.free.clone().try_acquire_owned()
-            && let Some(Ok((stream, _))) = self.listener.accept().now_or_never()
-        {
+        // Clients that have connected by now still get a response.
+        while let Ok(permit) = self.free.clone().try_acquire_owned() {
+            let stream = match self.next.take() {
+                Some(stream) => stream,
+                None => match self.listener.accept().now_or_never() {
+                    Some(Ok((stream, _))) => stream,
+                    _ => return,
+                },
+            };
             self.serve(stream, permit);
         }
     }
 
-    async fn accept(&self) -> Infallible {
+    async fn accept(&mut self) -> Infallible {
+        let mut is_failing = false;
         loop {
-            let Ok(permit) = self.free.clone().acquire_owned().await else {
-                // It is never closed.
-                return std::future::pending().await;
-            };
-            match self.listener.accept().await {
-                Ok((stream, _)) => self.serve(stream, permit),
-                Err(error) => {
-                    // Out of descriptors, mostly: without a pause this loop would spin.
-                    tracing::warn!(%error, "cannot accept a connection");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
+            if self.next.is_none() {
+                match self.listener.accept().await {
+                    Ok((stream, _)) => {
+                        if std::mem::take(&mut is_failing) {
+                            tracing::info!("connections are accepted again");
+                        }
+                        self.next = Some(stream);
+                    }
+                    Err(error) => {
+                        if !std::mem::replace(&mut is_failing, true) {
+                            tracing::warn!(
+                                %error,
+                                "cannot accept connections; if there are too many open files, raise the limit (ulimit -n, LimitNOFILE=)"
+                            );
+                        }
+                        // Without a pause this loop would spin.
+                        tokio::time::sleep(Duration::from_millis(200)).await;
+                        continue;
+                    }
                 }
+            }
+            let permit = self.place().await;
+            if let Some(stream) = self.next.take() {
+                self.serve(stream, permit);
+            }
+        }
+    }
+
+    /// Waits for a free place, and makes others leave theirs if possible.
+    async fn place(&self) -> OwnedSemaphorePermit {
+        loop {
+            if self.free.available_permits() == 0 {
+                self.places.give_one_up();
+            }
+            let free = self.free.clone().acquire_owned();
+            // It is never closed.
+            if let Ok(Ok(permit)) = tokio::time::timeout(AGAIN, free).await {
+                return permit;
             }
         }
     }
 
     fn serve(&self, stream: TcpStream, permit: OwnedSemaphorePermit) {
+        let place = self.places.take();
         let connection = Connection {
             router: self.router.clone(),
             limits: self.limits,
             ended: self.ended.clone(),
+            place: place.clone(),
             _permit: permit,
         };
-        tokio::spawn(connection.begin(stream, self.web_config.clone()));
+        let (places, web_config) = (self.places.clone(), self.web_config.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = connection.begin(stream, web_config) => {}
+                () = place.given_up.notified() => {
+                    tracing::debug!("closed a connection without a request, or of a client that does not read, in favour of others");
+                }
+            }
+            places.leave(&place);
+        });
+    }
+}
+
+/// The served connections, the oldest first.
+#[derive(Debug, Default)]
+struct Places(Mutex<Vec<Arc<Place>>>);
+
+#[derive(Debug, Default)]
+struct Place {
+    /// Requests that have arrived and are not answered yet: a client may send the next one before it has received the last response.
+    unanswered: AtomicU32,
+    client: Arc<Client>,
+    given_up: Notify,
+}
+
+impl Places {
+    fn take(&self) -> Arc<Place> {
+        let place = Arc::new(Place::default());
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.push(place.clone());
+        place
+    }
+
+    fn leave(&self, place: &Arc<Place>) {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|other| !Arc::ptr_eq(other, place));
+    }
+
+    /// Closes the oldest connection on which no request is being answered, or else the one whose client has been behind for the longest time.
+    fn give_one_up(&self) {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = places.iter().position(|place| place.is_idle());
+        let index = idle.or_else(|| {
+            let places = places.iter().enumerate();
+            let behind =
+                places.filter_map(|(index, place)| Some((place.client.behind_since()?, index)));
+            behind.min().map(|(_, index)| index)
+        });
+        if let Some(index) = index {
+            places.remove(index).given_up.notify_one();
+        }
+    }
+
+    /// Closes all connections whose clients are behind.
+    fn give_up_those_behind(&self) {
+        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        places.retain(|place| {
+            let is_behind = place.client.behind_since().is_some();
+            if is_behind {
+                place.given_up.notify_one();
+            }
+            !is_behind
+        });
+    }
+}
+
+impl Place {
+    fn is_idle(&self) -> bool {
+        // Encrypted bytes are no longer part of the response.
+        self.unanswered.load(Ordering::Relaxed) == 0 && !self.client.is_reading()
+    }
+}
+
+/// While it is held, a request is answered.
+struct Busy(Arc<Place>);
+
+impl Busy {
+    fn begin(place: Arc<Place>) -> Arc<Self> {
+        place.unanswered.fetch_add(1, Ordering::Relaxed);
+        Arc::new(Self(place))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.unanswered.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A response that protects its connection until its last byte is sent.
+struct Answer {
+    body: axum::body::Body,
+    busy: Arc<Busy>,
+}
+
+/// A part of it.
+struct Part {
+    bytes: Bytes,
+    _busy: Arc<Busy>,
+}
+
+impl AsRef<[u8]> for Part {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        frame.map_ok(|frame| {
+            frame.map_data(|bytes| {
+                Bytes::from_owner(Part {
+                    bytes,
+                    _busy: self.busy.clone(),
+                })
+            })
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
@@ -137,46 +332,58 @@ struct Connection {
     router: Router,
     limits: Limits,
     ended: watch::Receiver<()>,
+    place: Arc<Place>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
     async fn begin(self, stream: TcpStream, web_config: Option<Arc<WebConfig>>) {
         let Ok(tls) = web_config.map_or(Ok(None), |config| config.tls()) else {
-            return tracing::debug!("a connection was closed: there is no TLS for it");
+            return tracing::debug!("closed a connection because TLS cannot be used");
         };
         let vanished = u32::try_from(self.limits.answer.as_millis()).unwrap_or(u32::MAX);
-        // What the kernel has taken is not sent for ever to a client that is no more.
+        // The kernel does not retransmit forever to a client that no longer exists.
         if let Err(error) = rustix::net::sockopt::set_tcp_user_timeout(&stream, vanished) {
             tracing::debug!(%error, "cannot set TCP_USER_TIMEOUT");
         }
-        // A handshake's messages and an answer's parts would wait for each other's acknowledgement, 40 ms each time.
+        // Otherwise the messages of a handshake and the parts of a response would wait for acknowledgements, 40 ms each time.
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
-        let stream = Bounded::new(stream, self.limits.answer);
+        let stream = Bounded::new(
+            stream,
+            self.limits.answer,
+            self.limits.patience,
+            self.place.client.clone(),
+        );
         let Some(tls) = tls else {
             return self.converse(stream).await;
         };
         match tokio::time::timeout(self.limits.header, tls.accept(stream)).await {
             Ok(Ok(stream)) => self.converse(stream).await,
-            Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
-            Err(_) => tracing::debug!("a TLS handshake took too long"),
+            Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+            Err(_) => tracing::debug!("TLS handshake timed out"),
         }
     }
 
     async fn converse(mut self, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        let (router, place) = (TowerToHyperService::new(self.router.clone()), self.place);
+        let answer = |request: hyper::Request<Incoming>| {
+            let busy = Busy::begin(place.clone());
+            let response = hyper::service::Service::call(&router, request);
+            async move {
+                let response = response.await?;
+                Ok::<_, Infallible>(response.map(|body| Answer { body, busy }))
+            }
+        };
         let served = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(self.limits.header)
             .max_buf_size(LONGEST_HEADER)
-            .serve_connection(
-                TokioIo::new(stream),
-                TowerToHyperService::new(self.router.clone()),
-            );
+            .serve_connection(TokioIo::new(stream), hyper::service::service_fn(answer));
         let mut served = std::pin::pin!(served);
         let outcome = tokio::select! {
-            // A request that has arrived is read before the end is seen: an idle connection would be closed.
+            // A request that has arrived is read before the shutdown is noticed. Otherwise an idle connection would be closed.
             biased;
             outcome = served.as_mut() => outcome,
             _ = self.ended.changed() => {
@@ -185,7 +392,7 @@ impl Connection {
             }
         };
         if let Err(error) = outcome {
-            tracing::debug!(%error, "a connection ended early");
+            tracing::debug!(%error, "connection closed early");
         }
     }
 }

@@ -17,7 +17,7 @@ use netlink_packet_sock_diag::inet::{
 use rustix::io::Errno;
 
 use super::SocketId;
-use super::sock_diag::{Ask, Channel, Error, Request};
+use super::sock_diag::{Answer, Ask, Channel, Error, Request};
 
 /// A listening TCP socket. An MPTCP listener is one too, under its application's inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +46,7 @@ pub struct Queue {
     pub depth: u32,
     /// `sk_max_ack_backlog`.
     pub backlog: u32,
-    /// `SK_MEMINFO_DROPS`: packets dropped at the listener since its birth, wrapping at 2^32.
+    /// `SK_MEMINFO_DROPS`: packets dropped at the listener since it was opened, wrapping at 2^32.
     pub drops: Option<u32>,
 }
 
@@ -55,18 +55,18 @@ pub struct Queue {
 pub struct Member {
     /// Its local end, and the interface that its listener is bound to.
     pub local: Bound,
-    /// How far it has come.
+    /// Its state.
     pub stage: Stage,
 }
 
-/// How far a connection has come that no application has accepted yet.
+/// The state of a connection that no application has accepted yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stage {
-    /// The handshake is going on: it is in the SYN queue.
+    /// The handshake is in progress: it is in the SYN queue.
     HalfOpen,
     /// It is in the accept queue.
     Waiting {
-        /// Since it came there, which the kernel knows to a tick (1 to 10 ms).
+        /// Time since it entered the queue, to the precision of a kernel tick (1 to 10 ms).
         age: Duration,
         /// Whether the client has closed its end, or its half of it.
         client_closed: bool,
@@ -78,12 +78,12 @@ pub enum Stage {
 pub enum Family {
     /// IPv4.
     V4,
-    /// IPv6, dual-stack sockets among them.
+    /// IPv6, including dual-stack sockets.
     V6,
 }
 
 impl Bound {
-    /// The family of the socket, which for a mapped IPv4 address still is IPv6.
+    /// The family of the socket, which for a mapped IPv4 address is still IPv6.
     #[must_use]
     pub fn family(&self) -> Family {
         match self.address {
@@ -110,12 +110,12 @@ pub fn list(
     })
 }
 
-/// Every connection of a local port that no application has accepted yet. Those that the client has reset are not told of, though
-/// their place in the accept queue is taken until `accept()`. The kernel walks the whole host's table, and answers with each
-/// accepted connection of the port as well.
+/// Every connection of a local port that no application has accepted yet. The kernel does not report those that the client has reset, although
+/// they occupy the accept queue until `accept()`. The kernel walks the table of the whole host, and also returns each
+/// accepted connection of the port.
 ///
 /// # Errors
-/// What [`Channel::ask`] says.
+/// As [`Channel::ask`].
 pub fn members(
     channel: &mut Channel,
     family: Family,
@@ -141,25 +141,19 @@ pub fn lookup(id: SocketId, bound: Bound) -> Request {
     Request::new(SockDiagMessage::InetRequest(request), Ask::One)
 }
 
-/// The queue of one listener, asked for with [`lookup`]. `None` once it is gone, and also when the kernel's lookup prefers another
-/// socket of the same address (`SO_REUSEPORT`, `SO_BINDTODEVICE`): only a dump tells those apart.
+/// The queue of one listener, from the reply to its [`lookup`]. `None` if the socket is closed, and also if the kernel's lookup prefers another
+/// socket of the same address (`SO_REUSEPORT`, `SO_BINDTODEVICE`): only a dump distinguishes those.
 ///
 /// # Errors
-/// What [`Channel::ask`] says.
-pub fn queue(
-    channel: &mut Channel,
-    id: SocketId,
-    lookup: &Request,
-) -> Result<Option<Queue>, Error> {
-    let mut found = None;
-    let asked = channel.ask(lookup, |reply| {
-        found = parse(reply)?.filter(|listener| listener.id == id);
-        Ok(())
-    });
-    match asked {
-        Ok(()) => Ok(found.map(|listener| listener.queue)),
-        Err(Error::Refused(Errno::NOENT | Errno::STALE)) => Ok(None),
-        Err(error) => Err(error),
+/// [`Error::Malformed`] if the reply is not a socket with its attributes, [`Error::Refused`] if it is another error.
+pub fn queue(id: SocketId, answer: Answer) -> Result<Option<Queue>, Error> {
+    match answer {
+        Ok(socket) => {
+            let found = parse(socket)?.filter(|listener| listener.id == id);
+            Ok(found.map(|listener| listener.queue))
+        }
+        Err(Errno::NOENT | Errno::STALE) => Ok(None),
+        Err(errno) => Err(Error::Refused(errno)),
     }
 }
 
@@ -191,10 +185,10 @@ fn request(local: SocketAddr, interface: u32, cookie: [u8; 8]) -> InetRequest {
     }
 }
 
-/// Reads one reply. `None` for what is no listener.
+/// Reads one reply. `None` if it is not a listener.
 ///
 /// # Errors
-/// [`Error::Malformed`] if the bytes are no socket with its attributes.
+/// [`Error::Malformed`] if the bytes are not a socket with its attributes.
 pub fn parse(reply: &[u8]) -> Result<Option<TcpListener>, Error> {
     let header = InetResponseHeader::parse(reply)?;
     if header.state != TCP_LISTEN {
@@ -218,10 +212,10 @@ pub fn parse(reply: &[u8]) -> Result<Option<TcpListener>, Error> {
     }))
 }
 
-/// Reads one reply. `None` for a connection that was accepted, which has an inode, and for what is no connection.
+/// Reads one reply. `None` for an accepted connection, which has an inode, and for anything that is not a connection.
 ///
 /// # Errors
-/// [`Error::Malformed`] if the bytes are no socket with its attributes.
+/// [`Error::Malformed`] if the bytes are not a socket with its attributes.
 pub fn parse_member(reply: &[u8]) -> Result<Option<Member>, Error> {
     let header = InetResponseHeader::parse(reply)?;
     let stage = match header.state {
@@ -245,7 +239,7 @@ pub fn parse_member(reply: &[u8]) -> Result<Option<Member>, Error> {
     }))
 }
 
-/// One attribute of a reply. The kernel adds some that nobody asked for; those are not read.
+/// One attribute of a reply. The kernel adds some that were not requested; those are not read.
 fn attribute(reply: &[u8], kind: u16) -> Result<Option<Nla>, Error> {
     let attributes = reply.get(size_of::<InetResponseBuffer>()..);
     for attribute in NlasIterator::new(attributes.unwrap_or_default()) {
@@ -257,10 +251,10 @@ fn attribute(reply: &[u8], kind: u16) -> Result<Option<Nla>, Error> {
     Ok(None)
 }
 
-/// `tcpi_last_data_sent`: milliseconds since data was sent. Nobody can send before `accept()`, and the clock of it starts when the
+/// `tcpi_last_data_sent`: milliseconds since data was sent. The server cannot send before `accept()`, and its clock starts when the
 /// connection enters the accept queue (`tcp_create_openreq_child`, tcp_minisocks.c).
 fn last_data_sent(info: &[u8]) -> Option<Duration> {
-    /// Eight bytes of flags and nine words stand before it in `struct tcp_info`.
+    /// Eight bytes of flags and nine words precede it in `struct tcp_info`.
     const OFFSET: usize = 8 + 9 * 4;
     let (milliseconds, _) = info.get(OFFSET..)?.split_first_chunk::<4>()?;
     let milliseconds = u32::from_ne_bytes(*milliseconds);

@@ -1,8 +1,9 @@
-//! The only place that opens a socket, a file or a process to learn something from Linux.
+//! The only place that opens a socket, a file or a process to read state from Linux.
 //!
-//! Every reader is in two halves: a function from bytes to values that cannot panic, and the code that gets the bytes.
+//! Every reader has two halves: a function from bytes to values that cannot panic, and the code that reads the bytes.
 //! Nothing here knows a metric, a listener's label or a clock.
 
+pub mod cgroup;
 pub mod inet;
 pub mod mount;
 pub mod namespace;
@@ -15,12 +16,12 @@ pub mod sysctl;
 pub mod udp;
 pub mod unix;
 
-/// A socket for its whole life: the inode number comes back after a wrap, the cookie never does.
+/// Identifies a socket for its whole lifetime: an inode number is reused after a wrap, a cookie never is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SocketId {
     /// Inode number in sockfs.
     pub inode: u32,
-    /// `sock_gen_cookie()`: unique since boot. [`Self::NO_COOKIE`] from a table, which does not have it.
+    /// `sock_gen_cookie()`: unique since boot. [`Self::NO_COOKIE`] if it was read from a table, which has no cookies.
     pub cookie: [u8; 8],
 }
 
@@ -28,7 +29,7 @@ impl SocketId {
     /// No socket has this cookie (`gen_cookie_next`, cookie.h, counts from 1).
     pub const NO_COOKIE: [u8; 8] = [0; 8];
 
-    /// A socket of a table.
+    /// A socket from a table.
     #[must_use]
     pub fn without_cookie(inode: u32) -> Self {
         Self {
@@ -37,7 +38,7 @@ impl SocketId {
         }
     }
 
-    /// Whether both can be the same socket: one of the cookies may not be known.
+    /// Whether both can be the same socket: one of the cookies may be unknown.
     #[must_use]
     pub fn may_be(self, other: Self) -> bool {
         let unknown = self.cookie == Self::NO_COOKIE || other.cookie == Self::NO_COOKIE;
@@ -49,11 +50,13 @@ impl SocketId {
 mod tests {
     //! Replies of a real kernel (Linux 6.18), cut and mutated.
 
+    use std::os::linux::net::SocketAddrExt as _;
+    use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
     use std::time::Duration;
 
     use netlink_packet_sock_diag::unix::nlas::Nla;
 
-    use super::sock_diag::{self, Reply};
+    use super::sock_diag::{self, BATCH, Channel, Reply};
     use super::{inet, unix};
     use crate::listener::UnixName;
     use proptest::prelude::*;
@@ -64,7 +67,7 @@ mod tests {
     const UNIX_GONE: &[u8] = include_bytes!("../../tests/replies/unix_gone.bin");
     const TCP4_LIST: &[u8] = include_bytes!("../../tests/replies/tcp4_list.bin");
     const TCP6_LIST: &[u8] = include_bytes!("../../tests/replies/tcp6_list.bin");
-    /// A listener with a queue of three, of which the second client has gone.
+    /// A listener with a queue of three, of which the second client has disconnected.
     const UNIX_ICONS: &[u8] = include_bytes!("../../tests/replies/unix_icons.bin");
     /// Two listeners, the one with the smaller backlog full.
     const TCP4_DROPS: &[u8] = include_bytes!("../../tests/replies/tcp4_drops.bin");
@@ -83,7 +86,7 @@ mod tests {
     /// The sequence number of the recorded requests.
     const SEQUENCE: u32 = 1;
 
-    /// The sockets of a reply, and whether it said that it was over.
+    /// The sockets of a reply, and whether it had an end.
     fn read(mut rest: &[u8]) -> (Vec<&[u8]>, bool, Option<Errno>) {
         let (mut sockets, mut done, mut refused) = (Vec::new(), false, None);
         while let Ok(Some((reply, after))) = sock_diag::parse(rest, SEQUENCE) {
@@ -99,7 +102,7 @@ mod tests {
         (sockets, done, refused)
     }
 
-    /// Whatever comes of it.
+    /// The result does not matter.
     fn decode(socket: &[u8]) {
         let _ = (
             unix::parse(socket),
@@ -136,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn one_socket_answers_without_an_end_and_a_socket_that_is_gone_with_an_error() {
+    fn one_socket_answers_without_an_end_and_a_closed_socket_with_an_error() {
         let (sockets, done, refused) = read(UNIX_ONE);
         assert_eq!((sockets.len(), done, refused), (1, false, None));
         assert!(unix::parse(sockets[0]).unwrap().is_some());
@@ -148,7 +151,7 @@ mod tests {
     }
 
     #[test]
-    fn the_clients_in_a_unix_queue_are_read_head_first_and_one_that_has_gone_as_zero() {
+    fn the_clients_in_a_unix_queue_are_read_head_first_and_a_disconnected_one_as_zero() {
         let (sockets, done, refused) = read(UNIX_ICONS);
         assert_eq!((sockets.len(), done, refused), (1, false, None));
         let mut clients = Vec::new();
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn tcp_connections_are_read_with_their_wait_and_accepted_ones_are_not_told() {
+    fn tcp_connections_are_read_with_their_wait_and_accepted_ones_are_omitted() {
         let (sockets, done, refused) = read(TCP_MEMBERS);
         assert!(done && refused.is_none());
         assert_eq!(sockets.len(), 3);
@@ -219,6 +222,49 @@ mod tests {
     }
 
     #[test]
+    fn requests_that_are_sent_together_are_answered_in_their_order_and_a_closed_socket_by_an_error()
+    {
+        let name = |number: usize| format!("together-{number}-{}", std::process::id());
+        let address = |number| SocketAddr::from_abstract_name(name(number)).unwrap();
+        let mut listeners: Vec<_> = (0..BATCH)
+            .map(|number| UnixListener::bind_addr(&address(number)).unwrap())
+            .collect();
+        let connect = |number| UnixStream::connect_addr(&address(number)).unwrap();
+        let _clients: Vec<_> = (0..BATCH)
+            .flat_map(|number| vec![number; number])
+            .map(connect)
+            .collect();
+        let mut channel = Channel::open().unwrap();
+        let mut ids = vec![None; BATCH];
+        unix::list(&mut channel, unix::Show::Everything, |listener| {
+            let is_its = |number: &usize| {
+                listener.name == Some(UnixName::Abstract(name(*number).into_bytes()))
+            };
+            if let Some(number) = (0..BATCH).find(is_its) {
+                ids[number] = Some(listener.id);
+            }
+        })
+        .unwrap();
+        let ids: Vec<_> = ids.into_iter().flatten().collect();
+        let lookups: Vec<_> = ids.iter().map(|id| unix::lookup(*id)).collect();
+        listeners.remove(3);
+        for _ in 0..2 {
+            let sent = channel.send(lookups.iter()).unwrap();
+            assert_eq!(sent, BATCH);
+            let mut depths = Vec::new();
+            let taken = channel.answers(sent, |answer| {
+                let queue = unix::queue(ids[depths.len()], answer)?;
+                depths.push(queue.map(|queue| queue.depth));
+                Ok(())
+            });
+            assert!(taken.is_ok());
+            let mut expected: Vec<_> = (0..).map(Some).take(BATCH).collect();
+            expected[3] = None;
+            assert_eq!(depths, expected);
+        }
+    }
+
+    #[test]
     fn a_reply_to_another_request_is_passed_over() {
         let mut rest = UNIX_LIST;
         while let Some((reply, after)) = sock_diag::parse(rest, SEQUENCE + 1).unwrap() {
@@ -253,7 +299,7 @@ mod tests {
         }
     }
 
-    /// Above all the lengths of attributes, told too short, too long or none.
+    /// In particular, lengths of attributes that are too short, too long or zero.
     #[test]
     fn a_reply_with_any_one_byte_changed_is_read_without_a_panic() {
         for recorded in RECORDED {

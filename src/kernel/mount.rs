@@ -1,36 +1,40 @@
-//! What a path leads to now, told as the kernel tells it of a socket: the superblock's device and the inode's low 32 bits.
+//! What a path leads to now, in the form in which the kernel reports it for a socket: the device of the superblock and the low 32 bits of the inode.
 //!
-//! `stat` gives another device on btrfs and on some overlays; mountinfo, found by mount id, gives the superblock's.
+//! `stat` returns another device on btrfs and on some overlays. mountinfo, looked up by mount id, has that of the superblock.
 
 use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use procfs::process::Process;
+use procfs::FromBufRead as _;
+use procfs::process::MountInfos;
 use rustix::fs::{Access, AtFlags, CWD, FileType, StatxFlags, accessat, statx};
 use rustix::io::Errno;
 
 use crate::listener::{FileId, PathTarget};
 
-/// Why a path leads nowhere.
+/// Why a path cannot be resolved.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unresolved {
-    /// It, or a directory on the way to it, does not exist.
+    /// The path, or a directory in it, does not exist.
     Missing,
-    /// This directory may not be searched.
+    /// This user may not search the directory.
     Unreadable(PathBuf),
     /// Another error.
     Failed(Errno),
 }
 
-/// Resolves paths, remembering the mounts that it met.
+/// Resolves paths and caches the mounts that it found.
 #[derive(Debug)]
 pub struct Resolver {
-    procfs: PathBuf,
+    /// Absent if paths belong to another mount namespace.
+    procfs: Option<PathBuf>,
     mounts: Vec<Mount>,
 }
 
-/// A mount id may come back for another mount; together with `stat`'s device it does not mislead.
+/// A mount id may be reused for another mount. Together with the device of `stat` it is unambiguous.
 #[derive(Debug, Clone, Copy)]
 struct Mount {
     id: u64,
@@ -38,7 +42,7 @@ struct Mount {
     superblock: (u32, u32),
 }
 
-/// Mounts remembered at most; beyond, the oldest is forgotten.
+/// Maximum number of cached mounts. Beyond it, the oldest is removed.
 const REMEMBERED: usize = 64;
 
 impl Resolver {
@@ -46,16 +50,28 @@ impl Resolver {
     #[must_use]
     pub fn new(procfs: &Path) -> Self {
         Self {
-            procfs: procfs.to_owned(),
+            procfs: Some(procfs.to_owned()),
             mounts: Vec::new(),
         }
     }
 
-    /// What the path leads to, through symlinks and mounts.
+    /// A resolver that resolves no path: what a path means in another mount namespace cannot be determined from here.
+    #[must_use]
+    pub fn of_nothing() -> Self {
+        Self {
+            procfs: None,
+            mounts: Vec::new(),
+        }
+    }
+
+    /// Resolves a path, through symlinks and mounts.
     ///
     /// # Errors
-    /// Tells a path that does not exist from a directory that may not be searched.
+    /// Distinguishes a path that does not exist from a directory that may not be searched.
     pub fn resolve(&mut self, path: &[u8]) -> Result<PathTarget, Unresolved> {
+        if self.procfs.is_none() {
+            return Err(Unresolved::Missing);
+        }
         let path = Path::new(OsStr::from_bytes(path));
         let wanted = StatxFlags::TYPE | StatxFlags::INO | StatxFlags::MNT_ID;
         let found = match statx(CWD, path, AtFlags::NO_AUTOMOUNT, wanted) {
@@ -82,12 +98,20 @@ impl Resolver {
         })
     }
 
+    /// The path without symlinks, if it can be resolved.
+    #[must_use]
+    pub fn real_path(&self, path: &[u8]) -> Option<Vec<u8>> {
+        self.procfs.as_ref()?;
+        let real = std::fs::canonicalize(OsStr::from_bytes(path)).ok()?;
+        Some(real.into_os_string().into_encoded_bytes())
+    }
+
     fn superblock(&mut self, id: u64, stat_device: (u32, u32)) -> (u32, u32) {
         let known = |mount: &&Mount| mount.id == id && mount.stat_device == stat_device;
         if let Some(mount) = self.mounts.iter().find(known) {
             return mount.superblock;
         }
-        // Without mountinfo stat's device is the best guess, right everywhere but on btrfs and some overlays.
+        // Without mountinfo, the device of stat is the best guess. It is correct except on btrfs and some overlays.
         let Some(superblock) = self.look_up(id) else {
             return stat_device;
         };
@@ -103,14 +127,19 @@ impl Resolver {
     }
 
     fn look_up(&self, id: u64) -> Option<(u32, u32)> {
-        let process = Process::new_with_root(self.procfs.join("self")).ok()?;
-        let mounts = process.mountinfo().ok()?;
-        let mount = mounts
-            .into_iter()
-            .find(|mount| u64::try_from(mount.mnt_id) == Ok(id))?;
-        let (major, minor) = mount.majmin.split_once(':')?;
-        Some((major.parse().ok()?, minor.parse().ok()?))
+        let mountinfo = File::open(self.procfs.as_ref()?.join("self/mountinfo")).ok()?;
+        superblock(BufReader::new(mountinfo), id)
     }
+}
+
+/// The device of the superblock that is mounted with this id, from a mountinfo.
+pub fn superblock(mountinfo: impl BufRead, id: u64) -> Option<(u32, u32)> {
+    let mounts = MountInfos::from_buf_read(mountinfo).ok()?;
+    let mount = mounts
+        .into_iter()
+        .find(|mount| u64::try_from(mount.mnt_id) == Ok(id))?;
+    let (major, minor) = mount.majmin.split_once(':')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
 }
 
 /// `udiag_vfs_ino` is a u32 (`sk_diag_dump_vfs`, unix/diag.c).
@@ -119,7 +148,7 @@ fn low_32_bits(inode: u64) -> u32 {
     u32::from_le_bytes([a, b, c, d])
 }
 
-/// The first directory on the way to `path` that may not be searched.
+/// The first directory of `path` that may not be searched.
 fn closed_directory(path: &Path) -> PathBuf {
     let mut directories: Vec<&Path> = path.ancestors().skip(1).collect();
     directories.reverse();

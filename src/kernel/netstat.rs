@@ -1,4 +1,4 @@
-//! The `TcpExt` counters of `/proc/net/netstat`, by header name, on a kept descriptor.
+//! The `TcpExt` counters of `/proc/net/netstat`, by header name, on a descriptor that stays open.
 //!
 //! They cover every listener of the network namespace.
 
@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 
-/// Counters of `TcpExt` that concern listeners; absent when the kernel does not print them.
+/// Counters of `TcpExt` that concern listeners; absent if the kernel does not print them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TcpExt {
     /// `ListenOverflows`: the accept queue was full.
@@ -16,11 +16,11 @@ pub struct TcpExt {
     pub listen_drops: Option<u64>,
     /// `TCPReqQFullDrop`: the SYN queue was full and cookies were off.
     pub request_queue_full_drops: Option<u64>,
-    /// `TCPReqQFullDoCookies`: the SYN queue was full and a cookie went out.
+    /// `TCPReqQFullDoCookies`: the SYN queue was full and a cookie was sent.
     pub request_queue_full_cookies: Option<u64>,
 }
 
-/// The file, kept open: reading it anew is a `pread`.
+/// The file, which stays open: to read it again is one `pread`.
 #[derive(Debug)]
 pub struct Netstat {
     file: File,

@@ -1,4 +1,4 @@
-//! The processes that hold a socket, from their open descriptors. Slow: for one look, not for every round.
+//! The processes that hold a socket, from their open descriptors. Slow: for a single check, not for every round.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,21 +6,39 @@ use std::path::Path;
 use procfs::ProcError;
 use procfs::process::{FDTarget, all_processes_with_root};
 
-/// Who holds a socket.
+/// The processes that hold a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Owner {
     /// Name of the first process, `/proc/PID/comm`; a prefork server's master.
     pub name: String,
-    /// Its number.
-    pub pid: i32,
-    /// Processes that hold the socket.
-    pub processes: usize,
+    /// The processes that hold the socket, by number.
+    pub pids: Vec<i32>,
 }
 
-/// The holders of each socket of `inodes` that procfs shows. Those of other users, and of other process namespaces, cannot be seen.
+impl Owner {
+    /// Number of the first process.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pids.first().copied().unwrap_or_default()
+    }
+
+    /// The processes that hold either of two sockets.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        if other.pid() < self.pid() {
+            self.name.clone_from(&other.name);
+        }
+        self.pids.extend_from_slice(&other.pids);
+        self.pids.sort_unstable();
+        self.pids.dedup();
+        self
+    }
+}
+
+/// The holders of each socket of `inodes` that procfs shows. Processes of other users and of other process namespaces are not visible.
 ///
 /// # Errors
-/// When there is no procfs.
+/// If there is no procfs.
 pub fn owners(procfs: &Path, inodes: &[u32]) -> Result<BTreeMap<u32, Owner>, ProcError> {
     let mut owners: BTreeMap<u32, Owner> = BTreeMap::new();
     let mut processes: Vec<_> = all_processes_with_root(procfs)?.flatten().collect();
@@ -46,10 +64,9 @@ pub fn owners(procfs: &Path, inodes: &[u32]) -> Result<BTreeMap<u32, Owner>, Pro
         for inode in held {
             let owner = owners.entry(inode).or_insert_with(|| Owner {
                 name: crate::listener::escape(stat.comm.as_bytes()),
-                pid: process.pid,
-                processes: 0,
+                pids: Vec::new(),
             });
-            owner.processes += 1;
+            owner.pids.push(process.pid);
         }
     }
     Ok(owners)
@@ -69,10 +86,16 @@ mod tests {
         let inode = u32::try_from(std::fs::metadata(path).unwrap().ino()).unwrap();
         let owners = owners(Path::new("/proc"), &[inode, u32::MAX]).unwrap();
         assert_eq!(owners.len(), 1);
+        let own = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(owners[&inode].pids, [own]);
+        let other = Owner {
+            name: "first".to_owned(),
+            pids: vec![1, own],
+        };
+        let both = owners[&inode].clone().and(&other);
         assert_eq!(
-            owners[&inode].pid,
-            i32::try_from(std::process::id()).unwrap()
+            (both.name.as_str(), both.pid(), both.pids.len()),
+            ("first", 1, 2)
         );
-        assert_eq!(owners[&inode].processes, 1);
     }
 }

@@ -1,4 +1,4 @@
-//! This process, as `/proc/self` tells it.
+//! The metrics of this process, from `/proc/self`.
 
 use std::fs::File;
 use std::path::Path;
@@ -7,14 +7,14 @@ use procfs::process::Process;
 use procfs::{FromReadSI as _, KernelStats, ProcError};
 use rustix::process::{Resource, getrlimit};
 
-/// The usual figures of a process.
+/// The standard metrics of a process.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct ProcessFigures {
     /// CPU time spent, user and system, in seconds.
     pub cpu_seconds: f64,
     /// Open file descriptors.
     pub open_fds: u64,
-    /// Most file descriptors that it may open; absent when unlimited.
+    /// Maximum number of file descriptors; absent if unlimited.
     pub max_fds: Option<u64>,
     /// Virtual memory in bytes.
     pub virtual_memory_bytes: u64,
@@ -26,7 +26,7 @@ pub struct ProcessFigures {
     pub start_time_seconds: f64,
 }
 
-/// Reads the figures; the moment of the start is worked out once.
+/// Reads the figures. The start time is determined once.
 #[derive(Debug)]
 pub struct ProcessReader {
     process: Process,
@@ -61,7 +61,7 @@ impl ProcessReader {
         })
     }
 
-    /// Reads the figures of this moment.
+    /// Reads the current figures.
     ///
     /// # Errors
     /// Says which file could not be read.

@@ -1,16 +1,16 @@
-//! The four settings of this network namespace that bound a queue, on kept descriptors.
+//! The four settings of this network namespace that limit a queue, on descriptors that stay open.
 //!
-//! `/proc/sys/net` is resolved by the reading task's network namespace, whatever procfs mount is used.
+//! `/proc/sys/net` is resolved by the network namespace of the reading task, regardless of the procfs mount.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// Settings; absent when the kernel hides them (`somaxconn` in a user namespace before Linux 6.3).
+/// Settings; absent if the kernel hides them (`somaxconn` in a user namespace before Linux 6.3).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// `net.core.somaxconn`: the most that `listen(2)` grants.
+    /// `net.core.somaxconn`: the highest backlog that `listen(2)` grants.
     pub somaxconn: Option<u32>,
     /// `net.ipv4.tcp_max_syn_backlog`.
     pub tcp_max_syn_backlog: Option<u32>,
@@ -51,10 +51,23 @@ impl Sysctls {
         }
     }
 
-    /// Reads the settings. `somaxconn` is absent where the kernel hides it.
+    /// Opens the files of the network namespace that this thread is in; the first read reports those that cannot be opened.
+    pub fn open(&mut self) {
+        let sysctls = [
+            &mut self.somaxconn,
+            &mut self.max_syn_backlog,
+            &mut self.abort_on_overflow,
+            &mut self.syncookies,
+        ];
+        for sysctl in sysctls {
+            sysctl.file = File::open(&sysctl.path).ok();
+        }
+    }
+
+    /// Reads the settings. `somaxconn` is absent if the kernel hides it.
     ///
     /// # Errors
-    /// Names the first file that cannot be read; the others are read all the same.
+    /// Names the first file that cannot be read. The others are still read.
     pub fn read(&mut self) -> (Settings, io::Result<()>) {
         let mut outcome = Ok(());
         let mut read = |sysctl: &mut Sysctl, may_be_hidden| match sysctl.read() {

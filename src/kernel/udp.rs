@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-/// Datagrams dropped at the socket since its birth (`sk_drops`: its receive buffer was full, or a checksum was wrong). `None` if it
+/// Datagrams dropped at the socket since it was opened (`sk_drops`: its receive buffer was full, or a checksum was wrong). `None` if it
 /// is not listed.
 #[must_use]
 pub fn drops(procfs: &Path, inode: u64) -> Option<u64> {
@@ -29,7 +29,7 @@ mod tests {
     use std::net::UdpSocket;
 
     #[test]
-    fn a_line_tells_inode_and_drops() {
+    fn a_line_has_inode_and_drops() {
         let head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops";
         let line = " 6101: 0100007F:1414 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 44331 2 0000000000000000 87";
         assert_eq!(parse(head), None);

@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use std::os::unix::ffi::OsStringExt;
 
 use super::SocketId;
-use super::sock_diag::{Ask, Channel, Error, Request};
+use super::sock_diag::{Answer, Ask, Channel, Error, Request};
 use crate::listener::{FileId, UnixName};
 
 /// `RCV_SHUTDOWN` of include/net/sock.h: connect() is refused with `ECONNREFUSED`, though the state stays LISTEN.
@@ -22,9 +22,9 @@ const RCV_SHUTDOWN: u8 = 1;
 pub struct UnixListener {
     /// Which socket.
     pub id: SocketId,
-    /// What `bind(2)` was given; absent when the dump did not ask for it.
+    /// The name passed to `bind(2)`; absent if the dump did not request it.
     pub name: Option<UnixName>,
-    /// The file that `bind(2)` made.
+    /// The file that `bind(2)` created.
     pub file: Option<FileId>,
     /// Its accept queue.
     pub queue: Queue,
@@ -33,17 +33,17 @@ pub struct UnixListener {
 /// The accept queue of a unix listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Queue {
-    /// Connections waiting for `accept()` (`sk_receive_queue.qlen`), of living and of closed clients.
+    /// Connections waiting for `accept()` (`sk_receive_queue.qlen`), including those whose client has disconnected.
     pub depth: u32,
     /// `sk_max_ack_backlog`.
     pub backlog: u32,
 }
 
-/// Longest list of pending connections that is asked for. The kernel refuses lists of 1938 and more (a page of headroom in
+/// Longest list of pending connections that is requested. The kernel refuses lists of 1938 and more (a page of headroom in
 /// `unix_diag_get_exact`), and a long list costs more than the lookup itself.
 pub const LONGEST_LIST: u32 = 900;
 
-/// What a dump brings of each listener.
+/// What a dump returns for each listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Show {
     /// Identity and queue.
@@ -52,7 +52,7 @@ pub enum Show {
     Everything,
 }
 
-/// Every listening unix socket of the namespace that takes connections. A long dump under churn may miss one and repeat another.
+/// Every listening unix socket of the namespace that accepts connections. A long dump under churn may miss one and repeat another.
 ///
 /// # Errors
 /// `ENOENT` where the kernel has no `unix_diag`.
@@ -84,23 +84,19 @@ pub fn lookup(id: SocketId) -> Request {
     request(id, ShowFlags::RQLEN)
 }
 
-/// The queue of one listener, asked for with [`lookup`]; `None` once the socket is gone or takes no connections.
+/// The queue of one listener, from the reply to its [`lookup`]; `None` if the socket is closed or accepts no connections.
 ///
 /// # Errors
-/// What [`Channel::ask`] says.
-pub fn queue(
-    channel: &mut Channel,
-    id: SocketId,
-    lookup: &Request,
-) -> Result<Option<Queue>, Error> {
-    look_up(channel, id, lookup, drop)
+/// [`Error::Malformed`] if the reply is not a socket with its attributes, [`Error::Refused`] if it is another error.
+pub fn queue(id: SocketId, answer: Answer) -> Result<Option<Queue>, Error> {
+    queue_and(id, answer, drop)
 }
 
-/// The queue of one listener and who is in it: for each connection the inode of the client's socket, 0 once that is closed, the
-/// head of the queue first, added to `clients`. False instead of a list where the queue is too long for one.
+/// The queue of one listener and its connections: for each the inode of the client's socket, 0 if that is closed, the
+/// head of the queue first, added to `clients`. False instead of a list if the queue is too long for one.
 ///
 /// # Errors
-/// What [`Channel::ask`] says.
+/// As [`Channel::ask`].
 pub fn pending(
     channel: &mut Channel,
     id: SocketId,
@@ -108,23 +104,27 @@ pub fn pending(
 ) -> Result<Option<(Queue, bool)>, Error> {
     let start = clients.len();
     let mut listed = false;
-    // Never in a dump: a list that does not fit ends the dump without a word, and every later listener is missing.
+    // Never in a dump: a list that does not fit silently ends the dump, and every later listener is missing.
     let show = ShowFlags::RQLEN | ShowFlags::ICONS;
-    let asked = look_up(channel, id, &request(id, show), |attribute| {
-        if let Nla::PendingConnections(list) = attribute {
-            clients.extend_from_slice(&list);
-            listed = true;
-        }
+    let asked = channel.ask_one(&request(id, show), |answer| {
+        queue_and(id, answer, |attribute| {
+            if let Nla::PendingConnections(list) = attribute {
+                clients.extend_from_slice(&list);
+                listed = true;
+            }
+        })
     });
     let queue = match asked {
-        Err(Error::Refused(Errno::MSGSIZE)) => queue(channel, id, &lookup(id))?,
+        Err(Error::Refused(Errno::MSGSIZE)) => {
+            channel.ask_one(&lookup(id), |answer| queue(id, answer))?
+        }
         other => other?,
     };
     let Some(mut queue) = queue else {
         clients.truncate(start);
         return Ok(None);
     };
-    // The kernel takes the length a moment after the list: the list's own is the one of its moment.
+    // The kernel reads the length slightly later than the list, so the length of the list itself is used.
     let length = u32::try_from(clients.len() - start).unwrap_or(u32::MAX);
     if listed && length <= LONGEST_LIST {
         queue.depth = length;
@@ -144,28 +144,21 @@ fn request(id: SocketId, show_flags: ShowFlags) -> Request {
     Request::new(SockDiagMessage::UnixRequest(request), Ask::One)
 }
 
-fn look_up(
-    channel: &mut Channel,
-    id: SocketId,
-    request: &Request,
-    mut other: impl FnMut(Nla),
-) -> Result<Option<Queue>, Error> {
-    let mut found = None;
-    let asked = channel.ask(request, |reply| {
-        found = read(reply, &mut other)?;
-        Ok(())
-    });
-    match asked {
-        Ok(()) => Ok(found.filter(|(of, _)| *of == id).map(|(_, queue)| queue)),
-        Err(Error::Refused(Errno::NOENT | Errno::STALE)) => Ok(None),
-        Err(error) => Err(error),
+fn queue_and(id: SocketId, answer: Answer, other: impl FnMut(Nla)) -> Result<Option<Queue>, Error> {
+    match answer {
+        Ok(socket) => {
+            let found = read(socket, other)?;
+            Ok(found.filter(|(of, _)| *of == id).map(|(_, queue)| queue))
+        }
+        Err(Errno::NOENT | Errno::STALE) => Ok(None),
+        Err(errno) => Err(Error::Refused(errno)),
     }
 }
 
-/// Reads one reply. `None` for what is no listener, takes no connections, or says nothing about its queue.
+/// Reads one reply. `None` if it is not a listener, accepts no connections, or has no queue.
 ///
 /// # Errors
-/// [`Error::Malformed`] if the bytes are no socket with its attributes.
+/// [`Error::Malformed`] if the bytes are not a socket with its attributes.
 pub fn parse(reply: &[u8]) -> Result<Option<UnixListener>, Error> {
     let (mut bound_name, mut bound_file) = (None, None);
     let found = read(reply, |attribute| match attribute {
@@ -181,7 +174,7 @@ pub fn parse(reply: &[u8]) -> Result<Option<UnixListener>, Error> {
     }))
 }
 
-/// The queue of a listener that takes connections. Attributes that say nothing about that go to `other`.
+/// The queue of a listener that accepts connections. Attributes that are not about the queue go to `other`.
 pub(super) fn read(
     reply: &[u8],
     mut other: impl FnMut(Nla),
@@ -208,12 +201,12 @@ pub(super) fn read(
 
 fn name(name: UnixDiagName) -> UnixName {
     match name {
-        UnixDiagName::Pathname(path) => UnixName::Path(path.into_vec()),
+        UnixDiagName::Pathname(path) => UnixName::path(&path.into_vec()),
         UnixDiagName::Abstract(name) => UnixName::Abstract(name),
     }
 }
 
-/// `struct unix_diag_vfs`: u32 inode, u32 device as the kernel keeps it (`MAJOR` = dev >> 20). The crate gives it as bytes only.
+/// `struct unix_diag_vfs`: u32 inode, u32 device as the kernel stores it (`MAJOR` = dev >> 20). The crate returns it only as bytes.
 fn file(vfs: &Vfs) -> FileId {
     let mut bytes = [0; 8];
     vfs.emit(&mut bytes);

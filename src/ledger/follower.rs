@@ -1,24 +1,24 @@
 //! Follows the connections of one unix socket's queue from list to list. Pure: lists and their instants come in, waits go out.
 //!
-//! The kernel lists a queue head first, each connection by the inode of its client's socket, or by 0 once the client has gone
-//! (`UNIX_DIAG_ICONS`). The queue is first in, first out, and a client's inode is in it once. So what is left of the list before
-//! is its end, and stands at the beginning of the new one; one client that is in both tells how far the queue has moved. That is
-//! an anchor, and with one nothing can have come and gone unseen: whoever came later is still behind it.
+//! The kernel lists a queue head first, each connection by the inode of its client's socket, or by 0 once the client has disconnected
+//! (`UNIX_DIAG_ICONS`). The queue is first in, first out, and contains the inode of a client once. The connections that stay are therefore the
+//! end of the previous list and the beginning of the new one, and one client that is in both shows how far the queue has moved. This is an
+//! anchor. With an anchor no connection can have arrived and left unobserved, because all later arrivals are still behind it.
 //!
-//! Without an anchor nothing is invented. Zeros at the beginning of a list may be connections of the list before whose clients
-//! have gone since, or others.
+//! Without an anchor nothing is assumed. Zeros at the beginning of a list may be connections of the previous list whose clients have
+//! disconnected since, or others.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// One socket's queue as it was listed last.
+/// The queue of one socket at its last list.
 #[derive(Debug, Default)]
 pub struct Follower {
     /// Head first.
     queue: VecDeque<Entry>,
-    /// When that was; none before the first list.
+    /// The time of the last list; none before the first.
     at: Option<Duration>,
-    /// Whether there were rounds without a list since then.
+    /// Whether rounds without a list followed.
     gap: bool,
     abandoned: usize,
     /// Whether the head may have been in the queue for longer than is known.
@@ -27,22 +27,22 @@ pub struct Follower {
 
 #[derive(Debug, Clone, Copy)]
 struct Entry {
-    /// Inode of the client's socket, 0 once it has gone.
+    /// Inode of the client's socket, 0 once the client has disconnected.
     client: u32,
     first_seen: Duration,
-    /// When the queue was last listed without it.
+    /// The time of the last list without it.
     last_not_seen: Option<Duration>,
-    /// Whether that was the round before, so that it is known to a round when it came.
+    /// Whether that was the round before `first_seen`, so that its arrival is known to a round.
     came_between_rounds: bool,
 }
 
-/// What became of the queue between two lists.
+/// The change of the queue between two lists.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Step {
-    /// Whether a connection that is in both lists tells how far the queue has moved. Then the numbers below are exact; else they
-    /// are the least that must have been.
+    /// Whether a connection that is in both lists shows how far the queue has moved. If so, the numbers below are exact; if not, they
+    /// are lower bounds.
     pub anchored: bool,
-    /// Connections that came.
+    /// Connections that arrived.
     pub came: usize,
     /// Connections that left.
     pub left: usize,
@@ -51,15 +51,15 @@ pub struct Step {
 /// How long a connection has been in the queue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wait {
-    /// Since it was first seen.
+    /// Time since the first list that contains it.
     pub at_least: Duration,
-    /// Since the queue was last listed without it; unknown if it was there from the first list on.
+    /// Time since the last list without it; unknown if the first list contains it.
     pub at_most: Option<Duration>,
 }
 
 impl Follower {
-    /// Takes the list of the round that started at `at`. Hands out the time in the queue of each connection that left it since the
-    /// round before, if it is known to a round when it came: the middle of what is possible, off by half a round at each end.
+    /// Takes the list of the round that started at `at`. Calls `waited` with the time in the queue of each connection that left it since
+    /// the round before, if its arrival is known to a round: the middle of the possible times, with an error of half a round at each end.
     pub fn follow(
         &mut self,
         at: Duration,
@@ -72,7 +72,7 @@ impl Follower {
         let held = self.queue.len();
         self.abandoned = clients.iter().filter(|client| **client == 0).count();
         let anchor = self.anchor(clients);
-        // Without an anchor, whoever is still there has lost its client: it stands at the beginning, and at the end of the list before.
+        // Without an anchor, a connection that is still there has lost its client. It is at the beginning, and was at the end of the previous list.
         let zeros = || clients.iter().take_while(|client| **client == 0).count();
         let doubtful = anchor.map_or_else(|| zeros().min(held), |_| 0);
         let left = anchor.unwrap_or(held - doubtful);
@@ -106,13 +106,13 @@ impl Follower {
         }
     }
 
-    /// Takes note of a round without a list.
+    /// Records a round without a list.
     pub fn miss(&mut self) {
         self.gap = true;
     }
 
-    /// How long the connection at the head has waited at the round that started at `now`; nothing if the queue is empty, none if
-    /// the last list leaves it open which connection that is.
+    /// How long the connection at the head has waited at the round that started at `now`; 0 if the queue is empty, none if the last list
+    /// does not determine which connection that is.
     #[must_use]
     pub fn oldest(&self, now: Duration) -> Option<Wait> {
         match self.queue.front() {
@@ -128,21 +128,21 @@ impl Follower {
         }
     }
 
-    /// Connections in the queue whose client has gone.
+    /// Connections in the queue whose client has disconnected.
     #[must_use]
     pub fn abandoned(&self) -> usize {
         self.abandoned
     }
 
-    /// How many connections left the head of the queue, if an anchor tells.
+    /// Number of connections that left the head of the queue, if there is an anchor.
     fn anchor(&self, clients: &[u32]) -> Option<usize> {
-        // Those that stayed come first, so the first client of the list is one of them, or none is.
+        // Connections that stayed come first, so either the first client of the list is one of them, or none stayed.
         let place = clients.iter().position(|client| *client != 0)?;
         let client = clients.get(place)?;
         let held = self.queue.iter().position(|e| e.client == *client)?;
         let left = held.checked_sub(place)?;
         let stayed = self.queue.len() - left;
-        // A number that was given to another socket since does not fit the neighbours.
+        // If another socket has received the same inode number since, its neighbours do not match.
         let fits = |(entry, client): (&Entry, &u32)| *client == 0 || *client == entry.client;
         let all_fit = || self.queue.range(left..).zip(clients).all(fits);
         (stayed <= clients.len() && all_fit()).then_some(left)
@@ -150,8 +150,8 @@ impl Follower {
 }
 
 impl Entry {
-    /// The middle of the longest and the shortest time between coming and going, if both are known to a round. It was last seen at
-    /// `before` and is gone at `at`.
+    /// The middle of the longest and the shortest time in the queue, if arrival and departure are both known to a round. The connection was
+    /// in the list at `before` and is not in the list at `at`.
     fn waited(&self, before: Duration, at: Duration) -> Option<Duration> {
         let last_not_seen = self.last_not_seen.filter(|_| self.came_between_rounds)?;
         let longest = at.saturating_sub(last_not_seen);
@@ -171,7 +171,7 @@ mod tests {
 
     const MS: fn(u64) -> Duration = Duration::from_millis;
 
-    /// Follows one list after another, 10 ms apart, and tells each step and the waits in ms.
+    /// Follows one list after another, 10 ms apart, and returns each step and the waits in ms.
     fn follow(lists: &[&[u32]]) -> (Follower, Vec<Step>, Vec<u128>) {
         let (mut follower, mut waits) = (Follower::default(), Vec::new());
         let steps = lists.iter().zip(1..).map(|(list, round)| {
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn one_client_that_stays_tells_who_came_and_who_left() {
+    fn one_client_that_stays_shows_what_arrived_and_what_left() {
         let (follower, steps, waits) = follow(&[&[], &[1, 2, 3], &[2, 3, 4], &[3, 4], &[]]);
         let expected = [
             step(false, 0, 0),
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_that_goes_away_keeps_its_place_and_its_age() {
+    fn a_client_that_disconnects_keeps_its_place_and_its_age() {
         let (follower, steps, _) = follow(&[&[], &[1, 2, 3], &[0, 2, 0], &[0, 2, 0, 4]]);
         assert_eq!(steps[2..], [step(true, 0, 0), step(true, 1, 0)]);
         assert_eq!(follower.abandoned(), 2);
@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_turned_over_whole_books_those_that_were_seen() {
+    fn a_queue_that_was_replaced_as_a_whole_records_those_that_were_seen() {
         let (follower, steps, waits) = follow(&[&[], &[1, 2], &[3, 4]]);
         assert_eq!(steps[2], step(false, 2, 2));
         assert_eq!(waits, [10, 10]);
@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn zeros_alone_anchor_nothing() {
         let (follower, steps, waits) = follow(&[&[], &[1, 2, 3], &[0, 0], &[0, 0, 7], &[0, 7]]);
-        // 1 has left for certain; whether the zeros are 2 and 3 cannot be told, nor later how long they were there.
+        // 1 has left for certain; whether the zeros are 2 and 3 is not known, nor later how long they were there.
         let expected = [step(false, 0, 1), step(false, 1, 0), step(true, 0, 1)];
         assert_eq!(steps[2..], expected);
         assert_eq!(waits, [10]);
@@ -255,12 +255,12 @@ mod tests {
     fn after_rounds_without_a_list_ages_go_on_and_waits_begin_anew() {
         let (mut follower, _, mut waits) = follow(&[&[], &[1, 2, 3]]);
         follower.miss();
-        let mut book = |wait: Duration| waits.push(wait.as_millis());
-        let after = follower.follow(MS(1000), &[2, 3, 4], &mut book);
+        let mut record = |wait: Duration| waits.push(wait.as_millis());
+        let after = follower.follow(MS(1000), &[2, 3, 4], &mut record);
         assert_eq!(after, step(true, 1, 1));
         assert_eq!(at_least(&follower, 1000), Some(MS(980)));
-        follower.follow(MS(1010), &[5], &mut book);
-        // 2 and 3 came and left between rounds; 4 came while nobody looked.
+        follower.follow(MS(1010), &[5], &mut record);
+        // 2 and 3 came and left between rounds; 4 came between two rounds.
         assert_eq!(waits, [990, 990]);
     }
 
@@ -276,7 +276,7 @@ mod tests {
     struct Model {
         queue: VecDeque<Connection>,
         last_client: u32,
-        /// Since the last look.
+        /// Since the last list.
         came: usize,
         left: Vec<(Connection, Duration)>,
     }
@@ -285,11 +285,11 @@ mod tests {
     struct Connection {
         client: u32,
         came: Duration,
-        /// The first look that saw it, and the look before that if no round was missed in between.
+        /// The first list that has it, and the list before that if no round was missed in between.
         first_seen: Option<(Duration, Option<Duration>)>,
     }
 
-    /// Numbers of clients are used again and again, as inode numbers are, but not while the last list may still hold them.
+    /// Numbers of clients are reused, as inode numbers are, but not while the last list may still contain them.
     const CLIENTS: u32 = 120;
 
     impl Model {
@@ -310,15 +310,15 @@ mod tests {
             self.left.extend(head.map(|connection| (connection, now)));
         }
 
-        /// What can be known of the waits of those that left between the looks at `before` and `now`.
+        /// The waits that can be known of connections that left between the lists at `before` and `now`.
         fn waits(&self, before: Option<Duration>, now: Duration) -> Vec<Duration> {
             let Some(before) = before else { return vec![] };
-            let wait = |(connection, gone): &(Connection, Duration)| {
+            let wait = |(connection, left): &(Connection, Duration)| {
                 let (first, last_not) = connection.first_seen?;
                 let last_not = last_not?;
                 let wait = (now - last_not + (before - first)) / 2;
                 let doubt = (first - last_not + (now - before)) / 2;
-                assert!(wait.abs_diff(*gone - connection.came) <= doubt);
+                assert!(wait.abs_diff(*left - connection.came) <= doubt);
                 Some(wait)
             };
             self.left.iter().filter_map(wait).collect()
@@ -332,7 +332,7 @@ mod tests {
         LeaveAll,
         Abandon(proptest::sample::Index),
         AbandonAll,
-        Look,
+        List,
         Miss,
     }
 
@@ -344,13 +344,13 @@ mod tests {
             2 => Just(Event::LeaveAll),
             3 * abandon => abandoned,
             abandon => Just(Event::AbandonAll),
-            10 => Just(Event::Look),
+            10 => Just(Event::List),
             1 => Just(Event::Miss),
         ];
         proptest::collection::vec((event, 1_u64..20), 0..400)
     }
 
-    /// Runs the events past a model and a follower that sees its lists only, and holds what it says against the truth.
+    /// Applies the events to a model, passes its lists to a follower, and compares the follower's figures with the model.
     fn check(events: Vec<(Event, u64)>, clients_go_away: bool) {
         let (mut model, mut follower) = (Model::default(), Follower::default());
         let (mut now, mut before, mut missed) = (MS(0), None, false);
@@ -370,7 +370,7 @@ mod tests {
                     follower.miss();
                     missed = true;
                 }
-                Event::Look => {
+                Event::List => {
                     let clients: Vec<u32> = model.queue.iter().map(|c| c.client).collect();
                     let mut waits = Vec::new();
                     let step = follower.follow(now, &clients, |wait| waits.push(wait));
@@ -413,14 +413,14 @@ mod tests {
         }
     }
 
-    /// Distinct clients of few, in any order, and zeros among them.
+    /// Distinct clients out of six, in any order, with zeros among them.
     fn list_with_reused_numbers() -> impl Strategy<Value = Vec<u32>> {
         let order = Just((1..=6_u32).collect::<Vec<_>>()).prop_shuffle();
-        let gone = proptest::collection::vec(proptest::bool::weighted(0.2), 6);
-        (order, gone, 0..=6_usize).prop_map(|(mut list, gone, length)| {
+        let abandoned = proptest::collection::vec(proptest::bool::weighted(0.2), 6);
+        (order, abandoned, 0..=6_usize).prop_map(|(mut list, abandoned, length)| {
             list.truncate(length);
-            for (client, gone) in list.iter_mut().zip(gone) {
-                *client *= u32::from(!gone);
+            for (client, abandoned) in list.iter_mut().zip(abandoned) {
+                *client *= u32::from(!abandoned);
             }
             list
         })
@@ -428,26 +428,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn while_clients_stay_every_wait_that_can_be_known_is_told(events in events(0)) {
+        fn while_clients_stay_every_wait_that_can_be_known_is_reported(events in events(0)) {
             check(events, false);
         }
 
         #[test]
-        fn whoever_goes_away_nothing_is_told_that_is_not_so(events in events(2)) {
+        fn if_clients_disconnect_no_wrong_wait_is_reported(events in events(2)) {
             check(events, true);
         }
 
-        /// The kernel gives a number again only after four billion others, but lists may be anything.
+        /// The kernel reuses a number only after four billion others, but a list may contain anything.
         #[test]
         fn whichever_numbers_come_back_the_counts_add_up_and_an_anchor_fits_its_neighbours(
             lists in proptest::collection::vec(list_with_reused_numbers(), 0..40),
         ) {
             let (mut follower, mut before, mut held) = (Follower::default(), vec![], 0);
             for (list, now) in lists.into_iter().zip((1..).map(MS)) {
-                let mut told = 0;
-                let step = follower.follow(now, &list, |_| told += 1);
+                let mut reported = 0;
+                let step = follower.follow(now, &list, |_| reported += 1);
                 prop_assert_eq!(held + step.came, list.len() + step.left);
-                prop_assert!(told <= step.left);
+                prop_assert!(reported <= step.left);
                 if step.anchored {
                     let stayed = before.iter().skip(step.left).zip(&list);
                     prop_assert!(stayed.clone().any(|(old, new)| old == new && *new != 0));

@@ -1,6 +1,6 @@
 //! A cumulative histogram with fixed bounds.
 
-/// Observations by upper bound. All of it only grows.
+/// Observations by upper bound. All numbers only increase.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Histogram<const N: usize> {
     bounds: &'static [f64; N],
@@ -10,7 +10,7 @@ pub struct Histogram<const N: usize> {
 }
 
 impl<const N: usize> Histogram<N> {
-    /// An empty histogram; `bounds` ascend and leave out infinity.
+    /// An empty histogram. `bounds` are in ascending order, without infinity.
     #[must_use]
     pub fn new(bounds: &'static [f64; N]) -> Self {
         Self {
@@ -21,7 +21,7 @@ impl<const N: usize> Histogram<N> {
         }
     }
 
-    /// Books one value under the first bound that is not below it.
+    /// Records one value under the first bound that is not below it.
     pub fn observe(&mut self, value: f64) {
         let bounded = self.bounds.iter().zip(&mut self.counts);
         match bounded.into_iter().find(|(bound, _)| value <= **bound) {
@@ -43,13 +43,13 @@ impl<const N: usize> Histogram<N> {
             })
     }
 
-    /// Observations in all.
+    /// Number of observations.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.counts.iter().sum::<u64>() + self.above
     }
 
-    /// Sum of what was observed.
+    /// Sum of the observed values.
     #[must_use]
     pub fn sum(&self) -> f64 {
         self.sum

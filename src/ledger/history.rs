@@ -1,9 +1,9 @@
-//! What a listener's queue did in the last minutes, in fixed memory.
+//! The history of a listener's queue over the last minutes, in fixed memory.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Parts that are kept: five minutes of quarters of a second.
+/// Number of parts that are kept: five minutes in quarters of a second.
 pub const PARTS: usize = 1200;
 /// Shortest part.
 const SHORTEST: Duration = Duration::from_millis(250);
@@ -15,7 +15,7 @@ pub struct History {
     /// Number of the part after the last of `parts`, counted from the clock's zero.
     end: u64,
     parts: VecDeque<Part>,
-    /// How many parts in a row may be without a round at the pace of the last one.
+    /// Number of consecutive parts that may have no round at the pace of the last round.
     longest_gap: usize,
 }
 
@@ -51,7 +51,7 @@ impl Part {
 }
 
 impl History {
-    /// Nothing yet; parts are as long as `part_length` says.
+    /// An empty history, with parts of the length that `part_length` returns.
     #[must_use]
     pub fn new(interval: Duration) -> Self {
         Self {
@@ -62,7 +62,7 @@ impl History {
         }
     }
 
-    /// Books a round at `at`, which never goes back, and which is `distance` from the one before.
+    /// Records a round at `at`, which never decreases, `distance` after the previous round.
     pub fn observe(&mut self, at: Duration, distance: Duration, depth: u64, utilization: f64) {
         let parts = part_at(distance, self.length).max(1);
         self.longest_gap = usize::try_from(parts).unwrap_or(PARTS);
@@ -101,14 +101,14 @@ impl History {
         (!part.is_empty()).then_some(part)
     }
 
-    /// The highest depth of a part; absent if no round fell into it, or if it is too long ago.
+    /// The highest depth of a part; absent if it had no round or is no longer kept.
     #[must_use]
     pub fn peak(&self, number: u64) -> Option<u32> {
         self.part(number).map(|part| part.peak)
     }
 
     /// Whether every round of the last `window`, which ends at `now` and is rounded up to whole parts, found the queue above
-    /// `utilization`. Without rounds for longer than a part of the window nothing is known, and the answer is no.
+    /// `utilization`. If more than `longest_gap` consecutive parts have no round, the utilization is unknown and the answer is no.
     #[must_use]
     pub fn stayed_above(&self, now: Duration, window: Duration, utilization: f64) -> bool {
         let newest = part_at(now, self.length);
@@ -162,7 +162,7 @@ mod tests {
         assert!(!asked(&history, 0));
         for at in (10_000..12_000).step_by(10) {
             history.observe(ms(at), ms(10), 9, 0.95);
-            // Known is what was seen: the window begins at a quarter, and one quarter may lack a round.
+            // The window begins at a quarter of a second, and one quarter may have no round.
             assert_eq!(asked(&history, at), at >= 10_750, "{at}");
         }
         history.observe(ms(12_000), ms(10), 8, 0.9);

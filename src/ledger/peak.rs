@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use super::history::part_at;
 
-/// Parts of the window; the peak is forgotten between one window and one window and a part after it was seen.
+/// Number of parts of the window. A peak is forgotten after one window, or at most one part later.
 const PARTS: usize = 60;
 
 /// The highest value of the last window, which is rounded up by a sixtieth.
 #[derive(Debug, Clone)]
 pub struct Peak {
     part: Duration,
-    /// Number of the part that was written last, counted from the clock's zero.
+    /// Number of the last written part, counted from the clock's zero.
     newest: u64,
     highest: [u32; PARTS + 1],
 }
@@ -27,7 +27,7 @@ impl Peak {
         }
     }
 
-    /// Books a value seen at `at`, which never goes back.
+    /// Records a value at `at`, which never decreases.
     pub fn observe(&mut self, at: Duration, value: u32) {
         let now = part_at(at, self.part);
         let passed = now.saturating_sub(self.newest);

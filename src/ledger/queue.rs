@@ -1,4 +1,4 @@
-//! What the samples of one listener add up to.
+//! Totals of the samples of one listener.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,60 +9,64 @@ use super::peak::Peak;
 use super::waits::{Followers, WaitTotals, Waits};
 use crate::kernel::SocketId;
 use crate::listener::{Address, Listener};
-use crate::sample::{LimitSource, Presence, Reading, Waiting, Watched};
+use crate::sample::{LimitSource, Namespace, Presence, Reading, Waiting, Watched};
 
 /// Upper bounds of the utilization histogram.
 pub const UTILIZATION: &[f64; 8] = &[0.0, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1.0];
-/// Sockets that left a group and whose drop counter is still remembered, in case a long listing only missed them.
+/// Maximum number of sockets that left a group and whose drop counter is remembered, in case a long listing only missed them.
 const REMEMBERED: usize = 64;
 
-/// One listener's figures. Counters only grow, whatever becomes of its sockets.
+/// The figures of one listener. Counters only increase, whatever happens to its sockets.
 #[derive(Debug, Clone)]
 pub struct ListenerLedger {
-    /// Who it is.
+    /// Its network namespace.
+    pub namespace: Arc<Namespace>,
+    /// Its name and address.
     pub listener: Arc<Listener>,
-    /// Whether it was there in the last round.
+    /// Whether it was present in the last round.
     pub presence: Presence,
     /// Where the limits of its queues come from.
     pub limit: LimitSource,
     /// Its sockets in the last round; empty unless present.
     pub readings: Vec<Reading>,
-    /// Who waits in its queues.
+    /// The connections that wait in its queues.
     pub waits: Waits,
-    /// What was added up; absent until it was seen once.
+    /// Its totals; absent until it was found once.
     pub totals: Option<Totals>,
+    /// Whether a connection has ever waited in its queues, or was dropped.
+    pub was_busy: bool,
 }
 
-/// What is added up over rounds.
+/// Totals over rounds.
 #[derive(Debug, Clone)]
 pub struct Totals {
     /// Highest depth of the window.
     pub peak: Peak,
-    /// One observation a round: the highest utilization among the sockets.
+    /// One observation for each round: the highest utilization among the sockets.
     pub utilization: Histogram<{ UTILIZATION.len() }>,
-    /// One interval for each round that saw it full.
+    /// One interval for each round that found it full.
     pub full: Duration,
-    /// Times it became full.
+    /// Number of times it became full.
     pub full_episodes: u64,
     /// Packets dropped at its TCP sockets.
     pub drops: Option<u64>,
-    /// Times that other sockets had taken the address over.
+    /// Number of times that new sockets replaced all earlier sockets at the address.
     pub replacements: u64,
-    /// Of unix listeners, what the waits in the queue add up to.
+    /// The waits in the queue of a unix listener.
     pub waits: Option<WaitTotals>,
 }
 
-/// What the next round is compared with.
+/// The state that the next round is compared with.
 #[derive(Debug, Default)]
 pub(super) struct Before {
     was_full: bool,
-    /// The sockets that served the address when it was last taken over.
+    /// The sockets at the address after the last replacement.
     origin: Vec<SocketId>,
-    /// The last drop counter of each socket; those that left are the first to be forgotten.
+    /// The last drop counter of each socket. Counters of sockets that left are forgotten first.
     drops: Vec<(SocketId, u32)>,
 }
 
-/// What a round changed.
+/// The changes in a round.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Change {
     pub replaced: bool,
@@ -70,18 +74,26 @@ pub(super) struct Change {
 }
 
 impl ListenerLedger {
-    pub(super) fn new(listener: Arc<Listener>) -> Self {
+    pub(super) fn new(namespace: Arc<Namespace>, listener: Arc<Listener>) -> Self {
         Self {
+            namespace,
             listener,
             presence: Presence::Unknown,
             limit: LimitSource::Kernel,
             readings: Vec::new(),
             waits: Waits::default(),
             totals: None,
+            was_busy: false,
         }
     }
 
-    /// Whether there is something to read.
+    /// Its name and, if there are several namespaces, its location.
+    #[must_use]
+    pub fn title(&self) -> String {
+        self.namespace.title(&self.listener.name)
+    }
+
+    /// Whether its sockets were read.
     #[must_use]
     pub fn up(&self) -> bool {
         self.presence == Presence::Up
@@ -93,19 +105,19 @@ impl ListenerLedger {
         self.readings.iter().map(|r| u64::from(r.depth)).sum()
     }
 
-    /// The sockets' limits added up; absent if one of them is not known.
+    /// The sum of the sockets' limits; absent if one of them is unknown.
     #[must_use]
     pub fn backlog(&self) -> Option<u64> {
         self.readings.iter().map(|r| r.backlog.map(u64::from)).sum()
     }
 
-    /// The sockets' capacities added up; absent if one of them is not known.
+    /// The sum of the sockets' capacities; absent if one of them is unknown.
     #[must_use]
     pub fn capacity(&self) -> Option<u64> {
         self.readings.iter().map(Reading::capacity).sum()
     }
 
-    /// The most that the capacity can be where it is not known: `listen(2)` grants no more than `net.core.somaxconn`.
+    /// The upper bound of an unknown capacity: `listen(2)` grants no more than `net.core.somaxconn`.
     #[must_use]
     pub fn capacity_at_most(&self, somaxconn: Option<u32>) -> Option<u64> {
         let each = u64::from(somaxconn?) + 1;
@@ -113,8 +125,8 @@ impl ListenerLedger {
         is_unknown.then_some(each * self.readings.len() as u64)
     }
 
-    /// Depth by capacity of the fullest socket; above 1 after `listen()` was called again with a smaller backlog. Absent if a limit is not
-    /// known.
+    /// Depth divided by capacity of the fullest socket; above 1 after `listen()` was called again with a smaller backlog. Absent if a limit is
+    /// unknown.
     #[must_use]
     pub fn utilization(&self) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "a capacity is below 2^33")]
@@ -123,7 +135,7 @@ impl ListenerLedger {
         each.try_fold(0.0, |highest, each| Some(f64::max(highest, each?)))
     }
 
-    /// The utilization, or where that is not known the least that it can be, if that is known.
+    /// The utilization, or its lower bound if the utilization is unknown and the bound is known.
     #[must_use]
     pub fn utilization_at_least(&self, somaxconn: Option<u32>) -> Option<f64> {
         #[expect(clippy::cast_precision_loss, reason = "a depth is below 2^53")]
@@ -131,7 +143,7 @@ impl ListenerLedger {
         self.utilization().or_else(least)
     }
 
-    /// Whether a socket turns the next connection away.
+    /// Whether a socket is full: its next connection is refused or must wait.
     #[must_use]
     pub fn full(&self) -> bool {
         self.readings.iter().any(Reading::full)
@@ -161,12 +173,12 @@ impl ListenerLedger {
         self.readings.clear();
         self.readings.extend_from_slice(readings);
         if !self.up() {
-            // What is not known has not ended.
+            // An episode does not end while the listener's state is unknown.
             before.was_full &= self.presence == Presence::Unknown;
             return Change::default();
         }
         let (depth, utilization) = (self.depth(), self.utilization());
-        // An episode goes on while the limit is not known, unless the queue is empty.
+        // An episode continues while the limit is unknown, unless the queue is empty.
         let is_known = utilization.is_some();
         let full = self.full();
         let totals = self.totals.get_or_insert_with(|| Totals::new(peak_window));
@@ -185,14 +197,16 @@ impl ListenerLedger {
         }
         totals.full_episodes += u64::from(change.became_full);
         totals.replacements += u64::from(change.replaced);
+        self.was_busy |= depth > 0;
         if let Some(increase) = before.drops_until(readings) {
+            self.was_busy |= increase > 0;
             *totals.drops.get_or_insert(0) += increase;
         }
         before.was_full = full || (!is_known && before.was_full && depth > 0);
         change
     }
 
-    /// Follows the connections in the queues that the last observation saw.
+    /// Follows the connections in the queues of the last observation.
     pub(super) fn observe_waits(
         &mut self,
         at: Duration,
@@ -200,7 +214,7 @@ impl ListenerLedger {
         followers: &mut Followers,
     ) {
         self.waits = match (&self.presence, &self.listener.address, &mut self.totals) {
-            // The tables have no order, so nobody can be followed in them.
+            // The tables have no order, so connections cannot be followed in them.
             (Presence::Up, ..) if self.limit != LimitSource::Kernel => {
                 followers.clear();
                 Waits {
@@ -241,14 +255,14 @@ impl Totals {
 }
 
 impl Before {
-    /// The address is taken over when none of the sockets that served it is left: a group that grows or shrinks is not.
+    /// Whether none of the earlier sockets at the address is left. A group that grows or shrinks is not replaced.
     fn replaced_by(&mut self, readings: &[Reading]) -> bool {
         let origin = &mut self.origin;
         let mut still = false;
         for reading in readings {
             if let Some(known) = origin.iter_mut().find(|known| known.may_be(reading.id)) {
                 still = true;
-                // A cookie that was not known is known from now on.
+                // From now on, a cookie that was unknown is known.
                 if known.cookie == SocketId::NO_COOKIE {
                     *known = reading.id;
                 }
@@ -264,7 +278,7 @@ impl Before {
         replaced
     }
 
-    /// How much the sockets' drop counters grew; nothing if there are none. `sk_drops` is a 32-bit counter that starts at 0 with its
+    /// The increase of the sockets' drop counters; none if there are no counters. `sk_drops` is a 32-bit counter that starts at 0 with its
     /// socket and wraps.
     fn drops_until(&mut self, readings: &[Reading]) -> Option<u64> {
         let mut sum = None;
@@ -308,22 +322,22 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_millis(10);
 
-    /// A listener's ledger, and what its next round is compared with.
-    struct Books {
+    /// A listener's ledger, and the state that its next round is compared with.
+    struct State {
         ledger: ListenerLedger,
         before: Before,
     }
 
-    impl Books {
+    impl State {
         fn totals(&self) -> &Totals {
             self.ledger.totals.as_ref().unwrap()
         }
     }
 
-    fn books() -> Books {
+    fn state() -> State {
         let address = Address::parse("tcp::80").unwrap();
-        Books {
-            ledger: ListenerLedger::new(Arc::new(Listener::discovered(address))),
+        State {
+            ledger: ListenerLedger::new(Arc::default(), Arc::new(Listener::discovered(address))),
             before: Before::default(),
         }
     }
@@ -339,9 +353,9 @@ mod tests {
         }
     }
 
-    fn observe(books: &mut Books, at_ms: u64, readings: &[Reading]) -> Change {
+    fn observe(state: &mut State, at_ms: u64, readings: &[Reading]) -> Change {
         let watched = Watched {
-            listener: books.ledger.listener.clone(),
+            listener: state.ledger.listener.clone(),
             presence: match readings {
                 [] => Presence::Missing(Absence::NotListening),
                 _ => Presence::Up,
@@ -352,18 +366,18 @@ mod tests {
         };
         let window = Duration::from_mins(1);
         let at = Duration::from_millis(at_ms);
-        let Books { ledger, before } = books;
+        let State { ledger, before } = state;
         ledger.observe(at, INTERVAL, window, &watched, before)
     }
 
     #[test]
     fn it_is_full_at_one_above_the_backlog() {
-        let mut books = books();
-        assert!(!observe(&mut books, 10, &[reading(1, 5, 5, 0)]).became_full);
-        assert!(observe(&mut books, 20, &[reading(1, 6, 5, 0)]).became_full);
-        assert!(!observe(&mut books, 30, &[reading(1, 6, 5, 0)]).became_full);
-        observe(&mut books, 40, &[reading(1, 5, 5, 0)]);
-        let (ledger, totals) = (&books.ledger, books.totals());
+        let mut state = state();
+        assert!(!observe(&mut state, 10, &[reading(1, 5, 5, 0)]).became_full);
+        assert!(observe(&mut state, 20, &[reading(1, 6, 5, 0)]).became_full);
+        assert!(!observe(&mut state, 30, &[reading(1, 6, 5, 0)]).became_full);
+        observe(&mut state, 40, &[reading(1, 5, 5, 0)]);
+        let (ledger, totals) = (&state.ledger, state.totals());
         assert_eq!(totals.full, INTERVAL * 2);
         assert_eq!(totals.full_episodes, 1);
         assert_eq!(totals.peak.highest(), 6);
@@ -375,78 +389,78 @@ mod tests {
 
     #[test]
     fn a_round_that_knows_nothing_ends_no_episode_and_one_that_finds_nothing_does() {
-        let mut books = books();
+        let mut state = state();
         let full = [reading(1, 6, 5, 0)];
-        assert!(observe(&mut books, 10, &full).became_full);
+        assert!(observe(&mut state, 10, &full).became_full);
         let unknown = Watched {
-            listener: books.ledger.listener.clone(),
+            listener: state.ledger.listener.clone(),
             presence: Presence::Unknown,
             limit: LimitSource::Kernel,
             readings: Vec::new(),
             waiting: Waiting::default(),
         };
-        let Books { ledger, before } = &mut books;
+        let State { ledger, before } = &mut state;
         let (at, window) = (Duration::from_millis(20), Duration::from_mins(1));
         ledger.observe(at, INTERVAL, window, &unknown, before);
-        assert!(!observe(&mut books, 30, &full).became_full);
-        assert_eq!(books.totals().full, INTERVAL * 2);
-        observe(&mut books, 40, &[]);
-        assert!(observe(&mut books, 50, &full).became_full);
-        assert_eq!(books.totals().full_episodes, 2);
+        assert!(!observe(&mut state, 30, &full).became_full);
+        assert_eq!(state.totals().full, INTERVAL * 2);
+        observe(&mut state, 40, &[]);
+        assert!(observe(&mut state, 50, &full).became_full);
+        assert_eq!(state.totals().full_episodes, 2);
     }
 
     #[test]
-    fn a_stall_books_no_more_than_one_interval_a_round() {
-        let mut books = books();
-        observe(&mut books, 10, &[reading(1, 6, 5, 0)]);
-        observe(&mut books, 60_000, &[reading(1, 6, 5, 0)]);
-        assert_eq!(books.totals().full, INTERVAL * 2);
+    fn a_stall_records_no_more_than_one_interval_a_round() {
+        let mut state = state();
+        observe(&mut state, 10, &[reading(1, 6, 5, 0)]);
+        observe(&mut state, 60_000, &[reading(1, 6, 5, 0)]);
+        assert_eq!(state.totals().full, INTERVAL * 2);
     }
 
     #[test]
     fn the_utilization_of_a_group_is_that_of_its_fullest_socket() {
-        let mut books = books();
-        observe(&mut books, 10, &[reading(1, 0, 9, 0), reading(2, 10, 9, 0)]);
-        assert_eq!(books.ledger.utilization(), Some(1.0));
-        assert!(books.ledger.full());
-        observe(&mut books, 20, &[reading(1, 512, 5, 0)]);
-        assert!(books.ledger.utilization() > Some(85.0));
+        let mut state = state();
+        observe(&mut state, 10, &[reading(1, 0, 9, 0), reading(2, 10, 9, 0)]);
+        assert_eq!(state.ledger.utilization(), Some(1.0));
+        assert!(state.ledger.full());
+        observe(&mut state, 20, &[reading(1, 512, 5, 0)]);
+        assert!(state.ledger.utilization() > Some(85.0));
     }
 
     #[test]
     fn drops_are_the_increases_of_each_socket_and_survive_wraps_and_leavers() {
-        let mut books = books();
-        let drops = |books: &Books| books.totals().drops;
+        let mut state = state();
+        let drops = |state: &State| state.totals().drops;
         observe(
-            &mut books,
+            &mut state,
             10,
             &[reading(1, 0, 5, u32::MAX), reading(2, 0, 5, 7)],
         );
         let start = u64::from(u32::MAX) + 7;
-        assert_eq!(drops(&books), Some(start));
-        observe(&mut books, 20, &[reading(1, 0, 5, 2), reading(2, 0, 5, 7)]);
-        assert_eq!(drops(&books), Some(start + 3));
-        observe(&mut books, 30, &[reading(2, 0, 5, 8)]);
-        observe(&mut books, 40, &[reading(2, 0, 5, 8), reading(1, 0, 5, 2)]);
-        assert_eq!(drops(&books), Some(start + 4));
-        observe(&mut books, 50, &[]);
-        observe(&mut books, 60, &[reading(3, 0, 5, 1)]);
-        assert_eq!(drops(&books), Some(start + 5));
+        assert_eq!(drops(&state), Some(start));
+        observe(&mut state, 20, &[reading(1, 0, 5, 2), reading(2, 0, 5, 7)]);
+        assert_eq!(drops(&state), Some(start + 3));
+        observe(&mut state, 30, &[reading(2, 0, 5, 8)]);
+        observe(&mut state, 40, &[reading(2, 0, 5, 8), reading(1, 0, 5, 2)]);
+        assert_eq!(drops(&state), Some(start + 4));
+        observe(&mut state, 50, &[]);
+        observe(&mut state, 60, &[reading(3, 0, 5, 1)]);
+        assert_eq!(drops(&state), Some(start + 5));
     }
 
     #[test]
     fn the_memory_of_sockets_that_left_is_bounded() {
-        let mut books = books();
+        let mut state = state();
         for inode in 0..1000 {
-            observe(&mut books, u64::from(inode), &[reading(inode, 0, 5, 1)]);
+            observe(&mut state, u64::from(inode), &[reading(inode, 0, 5, 1)]);
         }
-        assert_eq!(books.totals().drops, Some(1000));
-        assert_eq!(books.before.drops.len(), 1 + REMEMBERED);
+        assert_eq!(state.totals().drops, Some(1000));
+        assert_eq!(state.before.drops.len(), 1 + REMEMBERED);
     }
 
     #[test]
     fn a_replacement_is_counted_when_no_socket_of_before_is_left() {
-        let mut books = books();
+        let mut state = state();
         let (one, two, three) = (
             reading(1, 0, 5, 0),
             reading(2, 0, 5, 0),
@@ -461,19 +475,19 @@ mod tests {
             (&[], false),
             (&[three], true),
         ] {
-            assert_eq!(observe(&mut books, 10, readings).replaced, replaced);
+            assert_eq!(observe(&mut state, 10, readings).replaced, replaced);
         }
-        assert_eq!(books.totals().replacements, 2);
+        assert_eq!(state.totals().replacements, 2);
     }
 
     #[test]
     fn a_listener_that_was_never_seen_has_no_totals() {
-        let mut books = books();
-        observe(&mut books, 10, &[]);
-        assert!(books.ledger.totals.is_none());
+        let mut state = state();
+        observe(&mut state, 10, &[]);
+        assert!(state.ledger.totals.is_none());
     }
 
-    /// Sockets that take part in the random rounds.
+    /// Number of sockets in the random rounds.
     const MEMBERS: usize = 5;
 
     /// A socket in a random round.
@@ -482,7 +496,7 @@ mod tests {
         present: bool,
         depth: u32,
         backlog: u32,
-        /// By how much its drop counter grows.
+        /// The increase of its drop counter.
         dropped: u32,
     }
 
@@ -499,13 +513,13 @@ mod tests {
     }
 
     fn any_rounds() -> impl Strategy<Value = Vec<(u64, Vec<Turn>)>> {
-        let gone = any_turn().prop_map(|turn| Turn {
+        let absent = any_turn().prop_map(|turn| Turn {
             present: false,
             ..turn
         });
         let turns = prop_oneof![
             4 => prop::collection::vec(any_turn(), MEMBERS),
-            1 => prop::collection::vec(gone, MEMBERS),
+            1 => prop::collection::vec(absent, MEMBERS),
         ];
         prop::collection::vec((1..20_000_u64, turns), 1..60)
     }
@@ -513,7 +527,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_totals_are_those_of_a_naive_count(rounds in any_rounds()) {
-            let mut books = books();
+            let mut state = state();
             let mut at_ms = 100_000;
             let mut dropped = [0_u64; MEMBERS];
             let mut dropped_when_seen = [0_u64; MEMBERS];
@@ -526,7 +540,7 @@ mod tests {
                 at_ms += pause;
                 let mut readings = Vec::new();
                 for (member, turn) in turns.iter().enumerate() {
-                    // A counter that wraps while nobody looks is beyond anybody.
+                    // A counter that wraps between two reads cannot be followed.
                     dropped[member] += u64::from(if turn.present { turn.dropped } else { turn.dropped % 4 });
                     if turn.present {
                         dropped_when_seen[member] = dropped[member];
@@ -535,7 +549,7 @@ mod tests {
                         readings.push(reading(inode, turn.depth, turn.backlog, wrapped));
                     }
                 }
-                let change = observe(&mut books, at_ms, &readings);
+                let change = observe(&mut state, at_ms, &readings);
 
                 let now: BTreeSet<_> = readings.iter().map(|reading| reading.id).collect();
                 let replaced = !now.is_empty() && !origin.is_empty() && origin.is_disjoint(&now);
@@ -550,7 +564,7 @@ mod tests {
                 episodes += u64::from(became_full);
                 full += u32::from(is_full);
                 if readings.is_empty() {
-                    prop_assert!(!books.ledger.up() && books.ledger.readings.is_empty());
+                    prop_assert!(!state.ledger.up() && state.ledger.readings.is_empty());
                     continue;
                 }
                 up += 1;
@@ -558,7 +572,7 @@ mod tests {
                 at_most_full += u64::from(readings.iter().all(|r| Some(r.depth) <= r.backlog.map(|b| b + 1)));
                 depths.push((at_ms, readings.iter().map(|reading| reading.depth).sum()));
 
-                let totals = books.totals();
+                let totals = state.totals();
                 let drops = totals.drops.unwrap();
                 prop_assert_eq!(drops, dropped_when_seen.iter().sum::<u64>());
                 prop_assert!(drops >= drops_before);

@@ -12,45 +12,45 @@ pub const WAIT: &[f64; 15] = &[
     0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 ];
 
-/// Who waits now; each figure is absent when the last round does not tell.
+/// The connections that wait now. A figure is absent if the last round does not have it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Waits {
-    /// How long the connection at the head of the queue has waited at least; of several sockets the longest.
+    /// The least time that the connection at the head of the queue has waited; for several sockets, the longest.
     pub oldest: Option<Duration>,
-    /// Connections whose client has gone.
+    /// Connections whose client has disconnected.
     pub abandoned: Option<u64>,
     /// Connects that sleep because the queue is full.
     pub blocked: Option<u64>,
-    /// Connections whose handshake is going on.
+    /// Connections whose handshake is in progress.
     pub half_open: Option<u64>,
 }
 
 impl Waits {
-    /// Of a TCP listener. While nobody waits there is no look at the connections, and nothing to see but the SYN queue.
+    /// The waits of a TCP listener. No scan runs while no connection waits: then nothing waits, and the SYN queue is unknown.
     pub(super) fn of_tcp(depth: u64, waiting: &Waiting) -> Self {
-        let looked = waiting.tcp.filter(|_| depth > 0);
-        let nobody = (depth == 0).then_some(0);
+        let scanned = waiting.tcp.filter(|_| depth > 0);
+        let empty = (depth == 0).then_some(0);
         Self {
-            oldest: looked.map_or(nobody.map(Duration::from_secs), |tcp| tcp.oldest),
-            abandoned: looked.map_or(nobody, |tcp| Some(tcp.abandoned)),
-            half_open: looked.map(|tcp| tcp.half_open),
+            oldest: scanned.map_or(empty.map(Duration::from_secs), |tcp| tcp.oldest),
+            abandoned: scanned.map_or(empty, |tcp| Some(tcp.abandoned)),
+            half_open: scanned.map(|tcp| tcp.half_open),
             blocked: None,
         }
     }
 }
 
-/// What the waits in unix queues add up to.
+/// Totals of the waits in unix queues.
 #[derive(Debug, Clone)]
 pub struct WaitTotals {
-    /// Time in the queue of connections that were seen in it and left it, in seconds.
+    /// Time in the queue of connections that were in it at a round and left it, in seconds.
     pub waited: Histogram<{ WAIT.len() }>,
-    /// Connections that were seen to leave the queue, at least.
+    /// Connections that left the queue, as far as they were in it at a round.
     pub left: u64,
-    /// Rounds between which connections may have come and gone unseen.
+    /// Rounds before which connections may have arrived and left without being observed.
     pub unanchored_rounds: u64,
 }
 
-/// One follower a socket.
+/// One follower for each socket.
 #[derive(Debug, Default)]
 pub(super) struct Followers(Vec<(SocketId, Follower)>);
 
@@ -65,7 +65,7 @@ impl Default for WaitTotals {
 }
 
 impl Followers {
-    /// Books a round of a unix listener that is up.
+    /// Records a round of a unix listener that is up.
     pub(super) fn follow(
         &mut self,
         at: Duration,
@@ -93,7 +93,7 @@ impl Followers {
             oldest = oldest.zip(head).map(|(a, b)| a.max(b));
             abandoned = abandoned.map(|sum| sum + follower.abandoned() as u64);
         }
-        // Connections in the queue of a socket that was closed were not accepted: they did not wait to any end.
+        // Connections in the queue of a socket that was closed were not accepted: their waits have no end.
         self.0.truncate(readings.len());
         totals.unanchored_rounds += u64::from(!anchored);
         Waits {
@@ -104,19 +104,19 @@ impl Followers {
         }
     }
 
-    /// Takes note of a round that could not read the listener.
+    /// Records a round that could not read the listener.
     pub(super) fn miss(&mut self) {
         for (_, follower) in &mut self.0 {
             follower.miss();
         }
     }
 
-    /// Forgets sockets that are gone.
+    /// Forgets all sockets.
     pub(super) fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// The follower of a socket, moved to `index`. Those of the sockets before it stand before it.
+    /// The follower of a socket, moved to `index`. The followers before that index are those of the sockets before this one.
     fn at(&mut self, index: usize, id: SocketId) -> &mut Follower {
         let is_it = |known: &(SocketId, Follower)| known.0 == id;
         let found = self
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_was_in_the_queue_of_a_closed_socket_did_not_wait_to_an_end() {
+    fn connections_in_the_queue_of_a_closed_socket_have_no_wait() {
         let mut listener = Listener::default();
         listener.round(&[(1, Ok(&[])), (2, Ok(&[]))]);
         listener.round(&[(1, Ok(&[5])), (2, Ok(&[7]))]);

@@ -22,40 +22,61 @@ pub enum Address {
 /// The name that `bind(2)` gave to a unix socket.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum UnixName {
-    /// A path, as given to `bind(2)`: it may be relative, and it may lead elsewhere by now.
+    /// A path, as passed to `bind(2)`: it may be relative, and it may now lead to another file.
     Path(Vec<u8>),
     /// An abstract name without its leading NUL; other NULs count.
     Abstract(Vec<u8>),
 }
 
-/// Why an address was refused.
+/// Why an address is invalid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AddressError {
     /// It begins neither with `unix:` nor with `tcp:`.
     Scheme,
-    /// A comma and what looks like an option, but for the one that was taken off.
+    /// A comma followed by what looks like an option, other than the one that was removed.
     Option,
     /// Nothing, or only `@`, follows `unix:`.
     EmptyUnixName,
-    /// A path that does not begin at the root.
+    /// A path that is not absolute.
     RelativePath,
     /// A NUL byte inside a path.
     NulInPath,
-    /// Longer than the kernel takes.
+    /// Longer than the kernel allows.
     TooLong,
     /// No `:PORT` at the end.
     NoPort,
     /// Not a number from 1 to 65535.
     Port,
-    /// Not an IP address; names are not looked up.
+    /// Not an IP address. Host names are not resolved.
     Host,
+}
+
+impl UnixName {
+    /// The name of a path: repeated slashes and `.` have no meaning (`link_path_walk`, fs/namei.c), so all spellings of a path are one
+    /// name. `..` stays, because its meaning depends on links.
+    #[must_use]
+    pub fn path(spelled: &[u8]) -> Self {
+        let begins_at_root = spelled.first() == Some(&b'/');
+        let parts = spelled.split(|byte| *byte == b'/');
+        let parts: Vec<&[u8]> = parts
+            .filter(|part| !part.is_empty() && *part != b".")
+            .collect();
+        let path = parts.join(&b'/');
+        if begins_at_root {
+            return Self::Path([b"/".as_slice(), &path].concat());
+        }
+        if path.is_empty() {
+            return Self::Path(spelled.to_vec());
+        }
+        Self::Path(path)
+    }
 }
 
 impl Address {
     /// Parses `unix:/path`, `unix:@abstract`, `tcp:HOST:PORT`, `tcp::PORT` or `tcp:[::1]:PORT`.
     ///
     /// # Errors
-    /// Says what is wrong with the address.
+    /// What is wrong with the address.
     pub fn parse(text: &str) -> Result<Self, AddressError> {
         let (scheme, rest) = text.split_once(':').ok_or(AddressError::Scheme)?;
         if !matches!(scheme, "unix" | "tcp") {
@@ -93,7 +114,7 @@ impl Address {
     }
 }
 
-/// Whether what follows a comma begins with `WORD=`: more likely a mistyped option than a part of the name.
+/// Whether the text after a comma begins with `WORD=`, which is more likely a mistyped option than a part of the name.
 fn looks_like_an_option(after_comma: &str) -> bool {
     let word = after_comma.trim_start();
     let rest =
@@ -114,7 +135,7 @@ fn parse_unix(text: &str) -> Result<UnixName, AddressError> {
         None => Err(AddressError::EmptyUnixName),
         Some(_) if path.contains(&0) => Err(AddressError::NulInPath),
         Some(_) if path.len() > LONGEST_PATH => Err(AddressError::TooLong),
-        Some(b'/') => Ok(UnixName::Path(path)),
+        Some(b'/') => Ok(UnixName::path(&path)),
         Some(_) => Err(AddressError::RelativePath),
     }
 }
@@ -161,7 +182,7 @@ pub fn escape(bytes: &[u8]) -> String {
     text
 }
 
-/// Characters that print nothing or turn the direction of what follows: with them a name could look like another.
+/// Characters that are invisible or change the text direction: with them a name could look like another.
 fn is_invisible(character: char) -> bool {
     matches!(
         character,
@@ -186,7 +207,7 @@ impl fmt::Display for Address {
     }
 }
 
-/// As `escape`, and a comma that would be taken for the beginning of an option becomes `\x2c`.
+/// As `escape`, but a comma that would be read as the beginning of an option becomes `\x2c`.
 fn escape_name(bytes: &[u8]) -> String {
     let escaped = escape(bytes);
     let mut text = String::with_capacity(escaped.len());
@@ -218,27 +239,27 @@ impl fmt::Display for AddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Scheme => {
-                "an address begins with unix: or tcp:, as in unix:/run/gunicorn.socket, unix:@name, tcp::80 or tcp:127.0.0.1:80"
+                "an address must begin with unix: or tcp:, as in unix:/run/gunicorn.socket, unix:@name, tcp::80 or tcp:127.0.0.1:80"
             }
             Self::Option => {
-                "a comma and WORD= look like an option, and the only one is backlog=N at the end, as in unix:/run/gunicorn.socket,backlog=2048; write a comma of the name itself as \\x2c"
+                "a comma followed by WORD= is read as an option, and the only option is backlog=N at the end, as in unix:/run/gunicorn.socket,backlog=2048; if the comma is part of the name, write it as \\x2c"
             }
             Self::EmptyUnixName => {
                 "the socket has no name; write it as in unix:/run/gunicorn.socket or unix:@name"
             }
             Self::RelativePath => {
-                "the path is relative, and it is not known to which directory; write it from the root, as in unix:/run/gunicorn.socket"
+                "the path is relative, and its directory is unknown; write an absolute path, as in unix:/run/gunicorn.socket"
             }
             Self::NulInPath => {
-                "a path cannot hold a NUL byte; an abstract name is written as in unix:@name"
+                "a path cannot contain a NUL byte; write an abstract name as in unix:@name"
             }
             Self::TooLong => {
-                "the name is longer than the kernel takes (107 bytes abstract, 4095 a path)"
+                "the name is longer than the kernel allows (107 bytes for an abstract name, 4095 for a path)"
             }
             Self::NoPort => "the port is missing; write it as in tcp::80 or tcp:127.0.0.1:80",
             Self::Port => "the port is not a number from 1 to 65535, as in tcp::80",
             Self::Host => {
-                "the host is not an IP address (names are not looked up); write it as in tcp:127.0.0.1:80, tcp:[::1]:80 or, for every address, tcp::80"
+                "the host is not an IP address (host names are not resolved); write it as in tcp:127.0.0.1:80, tcp:[::1]:80 or, for all addresses, tcp::80"
             }
         })
     }
@@ -252,6 +273,30 @@ mod tests {
 
     fn refused(text: &str) -> AddressError {
         Address::parse(text).unwrap_err()
+    }
+
+    #[test]
+    fn all_spellings_of_a_path_are_one_name_and_dots_that_lead_up_stay() {
+        for spelled in [
+            "/run/app.sock",
+            "//run//app.sock",
+            "///run/./app.sock",
+            "/./run/././app.sock",
+            "/run/app.sock/.",
+        ] {
+            let parsed = Address::parse(&format!("unix:{spelled}")).unwrap();
+            assert_eq!(parsed.to_string(), "unix:/run/app.sock", "{spelled}");
+        }
+        let path = |spelled: &str| match UnixName::path(spelled.as_bytes()) {
+            UnixName::Path(path) => String::from_utf8(path).unwrap(),
+            UnixName::Abstract(_) => unreachable!(),
+        };
+        assert_eq!(path("/a/../b//c"), "/a/../b/c");
+        assert_eq!(path("./rel//x"), "rel/x");
+        assert_eq!(
+            (path("/"), path(""), path("."), path("...")),
+            ("/".into(), String::new(), ".".into(), "...".into())
+        );
     }
 
     #[test]
@@ -286,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_told_apart() {
+    fn invalid_addresses_are_distinguished() {
         assert_eq!(refused("http:80"), AddressError::Scheme);
         assert_eq!(refused(""), AddressError::Scheme);
         for typed in [

@@ -1,10 +1,10 @@
-//! Which of the kernel's listening sockets an address means.
+//! Which of the kernel's listening sockets an address matches.
 
 use std::net::{IpAddr, SocketAddr};
 
 use super::{Address, UnixName};
 
-/// Identity of a file as `UNIX_DIAG_VFS` tells it: the superblock's device and the inode cut to 32 bits.
+/// Identity of a file as `UNIX_DIAG_VFS` reports it: the device of the superblock and the inode truncated to 32 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FileId {
     /// Major device number of the superblock, as in mountinfo.
@@ -20,13 +20,13 @@ pub struct FileId {
 pub enum PathTarget {
     /// A socket file.
     Socket(FileId),
-    /// A file that is no socket.
+    /// A file that is not a socket.
     Other(FileId),
 }
 
 impl PathTarget {
-    /// Whether a socket of the path's name is known not to be what the path leads to, but what it led to once: its file is another
-    /// one of the same file system. On another file system it is another container's, and as alive.
+    /// Whether a socket with the path's name is known to be one that the path led to earlier but no longer does: its file is another
+    /// file of the same file system. On another file system it belongs to another container and is in use.
     #[must_use]
     pub fn replaced(self, file: Option<FileId>) -> bool {
         let (Self::Socket(target) | Self::Other(target)) = self;
@@ -36,11 +36,11 @@ impl PathTarget {
     }
 }
 
-/// Indexes of the sockets in `bound` (their names and files) that `wanted` means.
+/// Indexes of the sockets in `bound` (their names and files) that `wanted` matches.
 ///
-/// The file that the path leads to decides. Without a socket of that file, the bound name does, except for sockets whose
+/// The file that the path leads to decides. If no socket has that file, the bound name decides, except for sockets whose
 /// file is known to be another one: on the same file system under another inode, as when an old listener still drains
-/// after its path was made anew.
+/// after its path was created again.
 pub fn match_unix<'a>(
     wanted: &UnixName,
     leads_to: Option<PathTarget>,
@@ -58,7 +58,7 @@ pub fn match_unix<'a>(
         match by_file.len() {
             0 => {}
             1 => return by_file,
-            // On btrfs two subvolumes can hold the same inode number under one device: the last component tells them apart.
+            // On btrfs, two subvolumes can have the same inode number on one device: the last component distinguishes them.
             _ => {
                 let by_both = where_bound(&|name, file| {
                     file == Some(target) && last_component(name) == last_component(wanted)
@@ -78,7 +78,7 @@ fn last_component(name: &UnixName) -> Option<&[u8]> {
     }
 }
 
-/// Whether a TCP socket bound to `local` is one that `wanted` means.
+/// Whether a TCP socket bound to `local` matches `wanted`.
 ///
 /// An IPv4 address and its IPv4-mapped IPv6 form (`::ffff:127.0.0.1`) are the same address.
 #[must_use]
@@ -96,7 +96,7 @@ pub fn match_tcp(wanted: &Address, local: SocketAddr) -> bool {
 
 fn canonical(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
-        // `::ffff:0.0.0.0` is bound as IPv6 and is no listener of 0.0.0.0's own.
+        // `::ffff:0.0.0.0` is bound as IPv6 and is not a listener at 0.0.0.0 itself.
         mapped if mapped.is_unspecified() => ip,
         other => other,
     }
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn one_inode_in_two_btrfs_subvolumes_is_told_apart_by_the_last_component() {
+    fn one_inode_in_two_btrfs_subvolumes_is_distinguished_by_the_last_component() {
         let bound = [
             (path("/a/one.sock"), file(49, 257)),
             (path("/b/two.sock"), file(49, 257)),

@@ -1,28 +1,30 @@
-//! What the user named or discovery found: parsed, printed and matched. This module never does I/O.
+//! Listeners that the user named or discovery found: parsed, printed and matched. This module never does I/O.
 //!
 //! Text and bytes map one to one: control characters, backslashes and bytes that are not UTF-8 print as `\xNN`, and `\xNN`
-//! parses back (as does a comma before what would be an option), so two sockets never share a label and every label can be typed.
+//! parses back (as does a comma that would begin an option), so two sockets never share a label and every label can be typed.
 
 mod address;
+mod filter;
 mod matching;
 
 use std::fmt;
 
 pub use address::{Address, AddressError, UnixName, escape};
+pub use filter::{DEFAULT_EXCLUDE, Filter, Pattern};
 pub use matching::{FileId, PathTarget, match_tcp, match_unix};
 
-/// One listener as the user sees it: a label, an address, and what the application asked of `listen(2)` if the user told.
+/// One listener as the user sees it: a label, an address, and the backlog that the application passes to `listen(2)` if it is configured.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
-    /// The `listener` label: NAME, else the address.
+    /// The `listener` label: NAME, or else the address.
     pub name: String,
     /// Where clients connect to.
     pub address: Address,
-    /// The backlog that the application asks for, as told with `backlog=`. The kernel does not keep it.
+    /// The backlog that the application requests, as configured with `backlog=`. The kernel does not keep it.
     pub requested_backlog: Option<u32>,
 }
 
-/// Why a `--listener` value was refused.
+/// Why a `--listener` value is invalid.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ListenerError {
     text: String,
@@ -51,7 +53,7 @@ impl Listener {
     /// Parses `[NAME=]ADDRESS[,backlog=N]`.
     ///
     /// # Errors
-    /// Says which part is wrong, why, and what a good one looks like.
+    /// Which part is invalid, why, and what a valid one looks like.
     pub fn parse(text: &str) -> Result<Self, ListenerError> {
         let refuse = |reason| ListenerError {
             text: text.to_owned(),
@@ -101,7 +103,7 @@ impl fmt::Display for ListenerError {
                 "the name before '=' is empty; write it as in gunicorn=unix:/run/gunicorn.socket",
             ),
             Reason::NameHasControlCharacter => f.write_str(
-                "the name has a control character; write it as in gunicorn=unix:/run/gunicorn.socket",
+                "the name contains a control character; write it as in gunicorn=unix:/run/gunicorn.socket",
             ),
             Reason::Backlog(number) => write!(
                 f,
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_which_value_and_what_a_good_one_looks_like() {
+    fn an_error_has_the_invalid_value_and_an_example_of_a_valid_one() {
         let named = "as in gunicorn=unix:/run/gunicorn.socket";
         for bad in ["=unix:/a", "a\u{7}=unix:/a"] {
             assert!(refused(bad).ends_with(named), "{}", refused(bad));
@@ -159,7 +161,7 @@ mod tests {
         assert!(refused("unix:/a,backlog=many").contains("as in unix:"));
         assert!(refused("a\u{7}=unix:/a").contains(r"'a\x07=unix:/a'"));
         let twice = refused("unix:/a,backlog=5,backlog=6");
-        assert!(twice.contains("the only one is backlog=N"), "{twice}");
+        assert!(twice.contains("the only option is backlog=N"), "{twice}");
         assert!(refused("unix:/a,backlogg=5").contains(r"as \x2c"));
         assert!(refused("unix:run/g.sock").contains("relative"));
         assert!(refused("gunicorn").contains("unix:/run/gunicorn.socket"));

@@ -1,8 +1,9 @@
-//! A row of the table, and the series that it makes.
+//! A row of the table, and the series that it produces.
 
 use prometheus::proto;
 
 use crate::ledger::{Histogram, ListenerLedger, View};
+use crate::sample::Namespace;
 
 /// A metric: its name, type, labels and meaning, and how to get its series from a view of the ledger.
 #[derive(Debug)]
@@ -11,9 +12,9 @@ pub struct Metric {
     pub name: &'static str,
     /// Type.
     pub kind: Kind,
-    /// Names of its labels, `le` aside.
+    /// Names of its labels, except `le`.
     pub labels: &'static [&'static str],
-    /// When there is a series.
+    /// Condition under which a series exists.
     pub when: &'static str,
     /// Meaning, unit, and the kernel's field it comes from.
     pub help: &'static str,
@@ -31,15 +32,26 @@ pub enum Kind {
     Histogram,
 }
 
-/// The series of one metric while they are collected, and after them those of the next.
+/// Which parts of the histograms are on the page.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Histograms {
+    /// All of them.
+    #[default]
+    Whole,
+    /// Only sums and counts, and the bucket `+Inf`, which a histogram requires.
+    WithoutBuckets,
+}
+
+/// The series of one metric while they are collected, then those of the next metric.
 #[derive(Debug, Default)]
 pub struct Family {
     encoded: proto::MetricFamily,
     labels: &'static [&'static str],
-    /// Of each series, the place of its listener in the view, if the listener is its one label.
+    histograms: Histograms,
+    /// For each series, the position of its listener in the view, if the listener is its only label.
     places: Vec<Option<usize>>,
-    /// Series of earlier metrics by the place of their listener. They are labelled already: to label thousands anew, one a listener
-    /// and metric, is dear.
+    /// Series of earlier metrics by the position of their listener. They already have labels: to label thousands again, for each listener
+    /// and metric, is expensive.
     labelled: Vec<Option<proto::Metric>>,
 }
 
@@ -56,7 +68,14 @@ impl Kind {
 }
 
 impl Family {
-    /// Collects the series of a metric, in place of those of another. Nothing if there are none.
+    pub(super) fn new(histograms: Histograms) -> Self {
+        Self {
+            histograms,
+            ..Self::default()
+        }
+    }
+
+    /// Collects the series of a metric, replacing those of another. `None` if there are none.
     pub(super) fn collect(&mut self, metric: &Metric, view: &View) -> Option<&proto::MetricFamily> {
         self.labelled.resize_with(view.listeners.len(), || None);
         for (series, place) in self.encoded.mut_metric().drain(..).zip(&self.places) {
@@ -77,10 +96,24 @@ impl Family {
         (!self.places.is_empty()).then_some(&self.encoded)
     }
 
-    /// Adds a series; no value, no series.
+    /// Adds a series, unless the value is absent.
     pub(super) fn push(&mut self, labels: &[&str], value: Option<f64>) {
+        self.push_labelled(&[], labels, value);
+    }
+
+    /// Adds a series of a network namespace.
+    pub(super) fn push_of(&mut self, namespace: &Namespace, labels: &[&str], value: Option<f64>) {
+        self.push_labelled(&namespace.labels, labels, value);
+    }
+
+    fn push_labelled(
+        &mut self,
+        namespace: &[(&'static str, String)],
+        labels: &[&str],
+        value: Option<f64>,
+    ) {
         if let Some(value) = value {
-            let series = self.series(labels);
+            let series = self.series(namespace, labels);
             self.add(None, series, value);
         }
     }
@@ -91,7 +124,7 @@ impl Family {
         labels: &[&str],
         histogram: &Histogram<N>,
     ) {
-        let series = self.series(labels);
+        let series = self.series(&[], labels);
         self.add_histogram(None, series, histogram);
     }
 
@@ -121,18 +154,22 @@ impl Family {
 
     fn series_of(&mut self, place: usize, listener: &ListenerLedger) -> proto::Metric {
         let labelled = self.labelled.get_mut(place).and_then(Option::take);
-        labelled.unwrap_or_else(|| self.series(&[&listener.listener.name]))
+        let labels = &listener.namespace.labels;
+        labelled.unwrap_or_else(|| self.series(labels, &[&listener.listener.name]))
     }
 
-    fn series(&self, values: &[&str]) -> proto::Metric {
+    fn series(&self, namespace: &[(&'static str, String)], values: &[&str]) -> proto::Metric {
         debug_assert_eq!(self.labels.len(), values.len());
-        let pair = |(name, value): (&&str, &&str)| {
+        let pair = |(name, value): (&str, &str)| {
             let mut pair = proto::LabelPair::default();
-            pair.set_name((*name).to_owned());
-            pair.set_value((*value).to_owned());
+            pair.set_name(name.to_owned());
+            pair.set_value(value.to_owned());
             pair
         };
-        proto::Metric::from_label(self.labels.iter().zip(values).map(pair).collect())
+        let own = self.labels.iter().copied().zip(values.iter().copied());
+        let namespace = namespace.iter();
+        let namespace = namespace.map(|(name, value)| (*name, value.as_str()));
+        proto::Metric::from_label(own.chain(namespace).map(pair).collect())
     }
 
     fn add(&mut self, place: Option<usize>, mut series: proto::Metric, value: f64) {
@@ -162,7 +199,9 @@ impl Family {
             bucket
         };
         let mut encoded = proto::Histogram::default();
-        encoded.set_bucket(histogram.cumulative().map(bucket).collect());
+        if self.histograms == Histograms::Whole {
+            encoded.set_bucket(histogram.cumulative().map(bucket).collect());
+        }
         encoded.set_sample_sum(histogram.sum());
         encoded.set_sample_count(histogram.count());
         series.set_histogram(encoded);

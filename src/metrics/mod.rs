@@ -1,6 +1,6 @@
-//! One table names every metric; the page is rendered from it and a view of the ledger, with no state of its own.
+//! One table defines every metric. The page is rendered from the table and a view of the ledger, without any other state.
 //!
-//! `prometheus` serves as the encoder only: families are made anew at each scrape, so a vanished listener leaves nothing behind.
+//! `prometheus` is used only as the encoder: families are created anew at each scrape, so a removed listener leaves nothing behind.
 
 mod family;
 mod table;
@@ -9,26 +9,38 @@ use std::slice;
 
 use prometheus::TextEncoder;
 
-pub use family::{Family, Kind, Metric};
-pub use table::TABLE;
+pub use family::{Family, Histograms, Kind, Metric};
+pub use table::{TABLE, is_about_exporter};
 
 use crate::ledger::View;
 
-/// About what the page takes without listeners, and for each.
+/// Approximate size of the page without listeners, and per listener.
 const PAGE: usize = 16 * 1024;
 const LISTENER: usize = 2560;
 
-/// The text exposition format 0.0.4 of everything that is known. A metric without a series is left out.
+/// Which figures are on the page.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Extent {
+    /// How much of the histograms.
+    pub histograms: Histograms,
+    /// Without the metrics that are [about the exporter](is_about_exporter).
+    pub without_exporter: bool,
+}
+
+/// The page in the text exposition format 0.0.4. A metric without a series is omitted.
 #[must_use]
-pub fn render(view: &View) -> String {
+pub fn render(view: &View, extent: Extent) -> String {
     let mut page = String::with_capacity(PAGE + LISTENER * view.listeners.len());
-    // One at a time: thousands of series at once are dear to allocate and to free.
-    let mut family = Family::default();
+    // One at a time: to allocate and free thousands of series at once is expensive.
+    let mut family = Family::new(extent.histograms);
     for metric in TABLE {
+        if extent.without_exporter && is_about_exporter(metric.name) {
+            continue;
+        }
         let Some(encoded) = family.collect(metric, view) else {
             continue;
         };
-        // It fails on an empty family or name only, and neither gets here.
+        // It fails only on an empty family or name, and neither occurs here.
         if let Err(error) = TextEncoder::new().encode_utf8(slice::from_ref(encoded), &mut page) {
             tracing::error!(%error, "cannot write the metrics");
         }
@@ -41,7 +53,7 @@ mod tests {
     use super::*;
     use crate::ledger::Ledger;
     use crate::listener::{Address, Listener, UnixName};
-    use crate::sample::{Presence, Sample, Waiting, Watched};
+    use crate::sample::{Access, LimitSource, Namespace, Presence, Sample, Slow, Waiting, Watched};
     use std::collections::BTreeSet;
     use std::sync::Arc;
     use std::time::Duration;
@@ -66,7 +78,7 @@ mod tests {
         let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
         let name = UnixName::Path(b"/a\n\"\\\xff".to_vec());
         let listener = Listener::discovered(Address::Unix(name));
-        ledger.book(&Sample {
+        ledger.record(&Sample {
             listeners: vec![Watched {
                 listener: Arc::new(listener),
                 presence: Presence::Up,
@@ -76,7 +88,7 @@ mod tests {
             }],
             ..Sample::default()
         });
-        let page = render(ledger.view());
+        let page = render(ledger.view(), Extent::default());
         assert!(
             page.contains(r#"listen_queue_listener_up{listener="unix:/a\\x0a\"\\x5c\\xff"} 1"#)
         );
@@ -86,6 +98,43 @@ mod tests {
                     || line.starts_with("listen_queue_")
                     || line.starts_with("process_")
             );
+        }
+    }
+
+    #[test]
+    fn a_namespace_adds_its_labels_to_each_series_of_its_listeners_and_settings() {
+        let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
+        let listener = Listener::discovered(Address::parse("tcp::80").unwrap());
+        let mut slow = Slow::default();
+        slow.settings.somaxconn = Some(128);
+        ledger.record(&Sample {
+            namespace: Arc::new(Namespace {
+                id: 7,
+                labels: vec![("pod", "a\"b".to_owned())],
+                access: Some(Access::Proc),
+                ..Namespace::default()
+            }),
+            listeners: vec![Watched {
+                listener: Arc::new(listener),
+                presence: Presence::Up,
+                limit: LimitSource::Kernel,
+                readings: Vec::new(),
+                waiting: Waiting::default(),
+            }],
+            slow: Some(slow),
+            ..Sample::default()
+        });
+        let page = render(ledger.view(), Extent::default());
+        for line in page.lines().filter(|line| line.contains("tcp::80")) {
+            assert!(line.contains(r#"pod="a\"b""#), "{line}");
+        }
+        for series in [
+            r#"listen_queue_depth{listener="tcp::80",pod="a\"b"} 0"#,
+            r#"listen_queue_somaxconn{pod="a\"b"} 128"#,
+            r#"listen_queue_namespace_info{access="proc",pod="a\"b"} 1"#,
+            "listen_queue_samples_total 0",
+        ] {
+            assert!(page.contains(series), "{series}");
         }
     }
 }

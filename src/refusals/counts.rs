@@ -1,14 +1,14 @@
-//! What a witness has seen so far, in bounded memory.
+//! What a source of refusals has counted so far, in bounded memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::nginx_log::Message;
 use crate::listener::UnixName;
 
-/// Names that belong to no listener and are counted each for itself; what comes on top is counted together.
+/// Number of names without a listener that are counted individually. Further names are counted together.
 pub const UNKNOWN_NAMES: usize = 32;
 
-/// Refusals by the name that was connected to, and lines by kind.
+/// Refusals by the name that clients connected to, and lines by kind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Counts {
     names: BTreeMap<UnixName, Name>,
@@ -17,7 +17,7 @@ pub struct Counts {
     kinds: Kinds,
 }
 
-/// Lines of nginx's log by what they say.
+/// Number of lines of the nginx log by kind.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Kinds {
     /// `connect()` to a unix socket failed with `EAGAIN`.
@@ -37,12 +37,12 @@ struct Name {
 }
 
 impl Counts {
-    /// Books one line.
-    pub fn book(&mut self, message: &Message<'_>) {
+    /// Records one line.
+    pub fn record(&mut self, message: &Message<'_>) {
         match message {
             Message::Refused(path) => {
                 self.kinds.refused += 1;
-                self.add(&UnixName::Path(path.to_vec()), 1);
+                self.add(&UnixName::path(path), 1);
             }
             Message::Timeout => self.kinds.timeout += 1,
             Message::Other => self.kinds.other += 1,
@@ -66,12 +66,12 @@ impl Counts {
         }
     }
 
-    /// Adds refusals at names that nobody can tell any more.
+    /// Adds refusals at names that are no longer known.
     pub fn add_other(&mut self, refused: u64) {
         self.other += refused;
     }
 
-    /// Says which names belong to listeners now: they are counted each for itself, however many unknown ones there are.
+    /// Sets the names that belong to listeners now. They are counted individually, however many unknown names there are.
     pub fn know(&mut self, known: &BTreeSet<&UnixName>) {
         for (name, entry) in &mut self.names {
             entry.known = known.contains(name);
@@ -82,7 +82,7 @@ impl Counts {
                 known: true,
             });
         }
-        // What belonged to a listener and does no longer is an unknown name like others, and only if something was refused there.
+        // A name that no longer belongs to a listener becomes an unknown name like others, and only if a connect was refused there.
         self.names
             .retain(|_, entry| entry.known || entry.refused > 0);
         self.unknown = self.names.values().filter(|entry| !entry.known).count();
@@ -95,13 +95,13 @@ impl Counts {
         }
     }
 
-    /// Whether this name is counted for itself.
+    /// Whether this name is counted individually.
     #[must_use]
     pub fn has(&self, name: &UnixName) -> bool {
         self.names.contains_key(name)
     }
 
-    /// Refusals by name, of every name that was met or is known.
+    /// Refusals by name, for every name that occurred or is known.
     pub fn names(&self) -> impl Iterator<Item = (&UnixName, u64)> {
         let names = self.names.iter();
         names.map(|(name, entry)| (name, entry.refused))
@@ -131,7 +131,7 @@ mod tests {
 
     fn refused(counts: &mut Counts, numbers: std::ops::Range<usize>) {
         for number in numbers {
-            counts.book(&Message::Refused(format!("/{number:04}").as_bytes()));
+            counts.record(&Message::Refused(format!("/{number:04}").as_bytes()));
         }
     }
 
@@ -149,7 +149,7 @@ mod tests {
         let mut counts = Counts::default();
         refused(&mut counts, 0..1000);
         counts.know(&[&path(b"/run/g.sock")].into());
-        counts.book(&Message::Refused(b"/run/g.sock"));
+        counts.record(&Message::Refused(b"/run/g.sock"));
         refused(&mut counts, 0..1);
         assert_eq!(counts.names().count(), UNKNOWN_NAMES + 1);
         assert_eq!(
@@ -165,7 +165,7 @@ mod tests {
         let mut counts = Counts::default();
         refused(&mut counts, 0..UNKNOWN_NAMES);
         counts.know(&[&path(b"/0000")].into());
-        counts.book(&Message::Refused(b"/new"));
+        counts.record(&Message::Refused(b"/new"));
         assert_eq!((of(&counts, b"/0000"), counts.other()), (Some(1), 0));
         assert_eq!(counts.names().count(), UNKNOWN_NAMES + 1);
     }

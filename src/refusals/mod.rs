@@ -1,4 +1,4 @@
-//! Refused unix connects, which `sock_diag` cannot tell: the kernel counts them nowhere. Witnesses do, and each is opt-in.
+//! Refused unix connects, which `sock_diag` does not report and the kernel does not count. The sources in this module do, and each is opt-in.
 
 mod counts;
 mod ebpf;
@@ -6,5 +6,5 @@ pub mod nginx_log;
 mod receiver;
 
 pub use counts::{Counts, Kinds, UNKNOWN_NAMES};
-pub use ebpf::{EBPF_BUILT, Ebpf};
-pub use receiver::{Receiver, SyslogAddress, SyslogAddressError, Witness};
+pub use ebpf::{EBPF_BUILT, Ebpf, Scope};
+pub use receiver::{LogSource, Receiver, SyslogAddress, SyslogAddressError};

@@ -1,14 +1,14 @@
-//! What one line of nginx's error log says, as nginx sends it to a syslog server.
+//! Parses one line of the nginx error log in the form in which nginx sends it to a syslog server.
 //!
 //! ```text
 //! <187>Nov 23 02:53:43 [host ]nginx: 2026/11/23 02:53:43 [error] 17#17: *385 connect() to unix:/run/g.sock failed (11: Resource
 //! temporarily unavailable) while connecting to upstream, client: …, server: …, request: "…", upstream: "…", host: "…"
 //! ```
 //!
-//! The request and the host are the client's words. They come last; the fields before them are read in their order, from the start,
-//! so nothing that a client sends is ever taken for nginx's own.
+//! The client controls the request and the host. They come last. The fields before them are read in order from the start,
+//! so nothing that a client sends is ever read as a field of nginx.
 
-/// What a line says.
+/// The kind of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Message<'a> {
     /// `connect()` to this unix socket failed with `EAGAIN`: its queue was full.
@@ -23,10 +23,10 @@ pub enum Message<'a> {
 
 /// `EAGAIN`, as nginx prints the number before the text.
 const EAGAIN: &[u8] = b"11";
-/// `sun_path` without the NUL that nginx puts at its end.
+/// `sun_path` without the NUL that nginx appends.
 const LONGEST_PATH: usize = 107;
 
-/// Reads one datagram. A line that nginx cut off after 2 KB still has what counts.
+/// Reads one datagram. A line that nginx truncated after 2 KB still contains the relevant fields.
 #[must_use]
 pub fn parse(datagram: &[u8]) -> Message<'_> {
     match after_syslog_header(datagram).and_then(after_nginx_header) {
@@ -58,7 +58,7 @@ fn after_syslog_header(line: &[u8]) -> Option<&[u8]> {
     is_tag(second).then_some(rest)
 }
 
-/// nginx takes letters, digits and underscores as a tag.
+/// nginx accepts letters, digits and underscores as a tag.
 fn is_tag(word: &[u8]) -> bool {
     word.strip_suffix(b":").is_some_and(|tag| {
         !tag.is_empty() && tag.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_')
@@ -84,8 +84,8 @@ fn after_nginx_header(line: &[u8]) -> Option<&[u8]> {
 fn refused_path(text: &[u8]) -> Option<&[u8]> {
     const FAILED: &[u8] = b" failed (";
     let rest = text.strip_prefix(b"connect() to unix:")?;
-    // A path may hold such words itself, and may come from the request: nginx's own are the last that can stand behind a path. The
-    // request, which comes after them, is further away than the longest path is long.
+    // A path may contain these words itself, and may come from the request: those of nginx are the last that can follow a path. The
+    // request, which comes after them, is further away than the length of the longest path.
     let can_end_at = (1..=LONGEST_PATH).rev();
     let (path, number) = can_end_at
         .filter_map(|length| rest.split_at_checked(length))
@@ -105,7 +105,7 @@ fn split_at<'a>(text: &'a [u8], separator: &[u8]) -> Option<(&'a [u8], &'a [u8])
     Some((text.get(..at)?, text.get(at + separator.len()..)?))
 }
 
-/// Skips bytes of a shape: `A` a capital, `a` a small letter, `0` a digit or a blank, anything else itself.
+/// Skips bytes that match a pattern: `A` is an upper-case letter, `a` a lower-case letter, `0` a digit or a space, anything else itself.
 fn after_shape<'a>(text: &'a [u8], shape: &[u8]) -> Option<&'a [u8]> {
     let (head, rest) = text.split_at_checked(shape.len())?;
     let fits = |(byte, shape): (&u8, &u8)| match shape {
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_connect_tells_its_path() {
+    fn a_refused_connect_has_its_path() {
         assert_eq!(of(REFUSED), Message::Refused(b"/run/g.sock"));
     }
 
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn timeouts_are_told_from_the_rest() {
+    fn timeouts_are_distinguished_from_the_rest() {
         let slow = "upstream timed out (110: Connection timed out) while reading response header from upstream, client: 127.0.0.1";
         assert_eq!(of(&line(slow)), Message::Timeout);
         assert_eq!(of(&line("signal process started")), Message::Other);

@@ -1,4 +1,4 @@
-//! Takes nginx's log lines off a syslog socket at once: nginx neither waits nor tries again.
+//! Reads the log lines of nginx from a syslog socket at once: nginx neither waits nor retries.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,16 +18,16 @@ use super::counts::Counts;
 use super::nginx_log;
 use crate::listener::UnixName;
 
-/// nginx cuts a line off after 2 KB; the syslog header comes on top.
+/// nginx truncates a line after 2 KB, plus the syslog header.
 const LONGEST_LINE: usize = 8192;
-/// What the kernel may keep for us while we are not running, as far as it allows.
+/// Requested receive buffer, for lines that arrive while the exporter is not scheduled.
 const RECEIVE_BUFFER: usize = 4 * 1024 * 1024;
 const STACK: usize = 128 * 1024;
 
 /// Where nginx sends its log: `unix:/path` or `udp:HOST:PORT`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SyslogAddress {
-    /// A unix datagram socket, made by the exporter.
+    /// A unix datagram socket, created by the exporter.
     Unix(PathBuf),
     /// UDP.
     Udp(SocketAddr),
@@ -53,11 +53,11 @@ enum Socket {
 #[derive(Debug)]
 struct RemovedAtEnd(SocketFile);
 
-/// What the receiver has seen so far; shared with the sampler.
+/// What the receiver has counted; shared with the sampler.
 #[derive(Debug, Clone)]
-pub struct Witness {
+pub struct LogSource {
     state: Arc<Mutex<State>>,
-    /// Inode of the UDP socket, by which the kernel lists its drops.
+    /// Inode of the UDP socket, under which the kernel lists its drops.
     udp: Option<u64>,
     /// The unix socket's file.
     file: Option<SocketFile>,
@@ -81,7 +81,7 @@ impl SyslogAddress {
     /// Parses an address.
     ///
     /// # Errors
-    /// When it is neither of the two forms.
+    /// If it has neither of the two forms.
     pub fn parse(text: &str) -> Result<Self, SyslogAddressError> {
         if let Some(path) = text.strip_prefix("unix:") {
             let path = Path::new(path);
@@ -100,10 +100,10 @@ impl SyslogAddress {
 }
 
 impl Receiver {
-    /// Opens the socket. `mode` is that of the unix socket's file: nginx needs to write to it.
+    /// Opens the socket. `mode` is the mode of the unix socket file: nginx must be able to write to it.
     ///
     /// # Errors
-    /// When another process receives there, or the path is taken by something that is no socket.
+    /// If another process receives on the address, or the path exists and is not a socket.
     pub fn bind(address: &SyslogAddress, mode: u32) -> io::Result<Self> {
         let receiver = match address {
             SyslogAddress::Udp(address) => Self {
@@ -121,7 +121,7 @@ impl Receiver {
                 }
             }
         };
-        // Beyond net.core.rmem_max with CAP_NET_ADMIN only; then as far as it goes without.
+        // Above net.core.rmem_max this requires CAP_NET_ADMIN. Otherwise the largest allowed buffer is used.
         let fd = receiver.socket.as_fd();
         if sockopt::set_socket_recv_buffer_size_force(fd, RECEIVE_BUFFER).is_err() {
             sockopt::set_socket_recv_buffer_size(fd, RECEIVE_BUFFER)?;
@@ -129,13 +129,13 @@ impl Receiver {
         Ok(receiver)
     }
 
-    /// Starts the thread that counts lines. What is returned with the counts removes the socket's file when it is dropped.
+    /// Starts the thread that counts lines. The second returned value removes the socket file when it is dropped.
     ///
     /// # Errors
-    /// When no thread can be had.
-    pub fn start(self) -> io::Result<(Witness, impl Sized)> {
+    /// If the thread cannot be started.
+    pub fn start(self) -> io::Result<(LogSource, impl Sized)> {
         let socket = self.socket;
-        let witness = Witness {
+        let log_source = LogSource {
             state: Arc::default(),
             file: self.file.as_ref().map(|file| file.0.clone()),
             udp: match &socket {
@@ -143,7 +143,7 @@ impl Receiver {
                 Socket::Unix(_) => None,
             },
         };
-        let shared = witness.clone();
+        let shared = log_source.clone();
         thread::Builder::new()
             .name("nginx-log".to_owned())
             .stack_size(STACK)
@@ -153,18 +153,18 @@ impl Receiver {
                     shared.take(socket.receive(&mut line), &line);
                 }
             })?;
-        Ok((witness, self.file))
+        Ok((log_source, self.file))
     }
 }
 
-/// Removes a socket file that nobody receives on any more.
+/// Removes a socket file on which no process receives any more.
 fn remove_stale(path: &Path) -> io::Result<()> {
     let taken = |reason| Err(io::Error::new(io::ErrorKind::AddrInUse, reason));
     match std::fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
         Ok(found) if !found.file_type().is_socket() => {
-            return taken("the path is taken by something that is no socket");
+            return taken("the path exists and is not a socket");
         }
         Ok(_) => {}
     }
@@ -174,9 +174,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         }
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(io::Error::new(
             error.kind(),
-            "there is a socket file that may not be written; remove it if nobody receives there",
+            "the socket file exists and this user may not write to it; remove it if no process receives on it",
         )),
-        _ => taken("another process receives there"),
+        _ => taken("another process receives on this address"),
     }
 }
 
@@ -227,18 +227,16 @@ impl Drop for RemovedAtEnd {
     }
 }
 
-impl Witness {
-    /// The counts so far, after telling which names belong to listeners, or why nothing can be received.
+impl LogSource {
+    /// The counts, after setting which names belong to listeners, or why nothing can be received.
     ///
     /// # Errors
-    /// What the last receive said, if it failed, or that the socket's file is gone.
+    /// If the last receive failed, or the socket file was removed.
     pub fn read(&self, known: &BTreeSet<&UnixName>) -> Result<Counts, String> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.counts.know(known);
         if self.file.as_ref().is_some_and(|file| !file.is_there()) {
-            return Err(
-                "the socket's file was removed or replaced: restart the exporter".to_owned(),
-            );
+            return Err("the socket file was removed or replaced: restart the exporter".to_owned());
         }
         match &state.failure {
             Some(reason) => Err(reason.clone()),
@@ -246,7 +244,7 @@ impl Witness {
         }
     }
 
-    /// Inode of the UDP socket that lines come in by, if they do.
+    /// Inode of the UDP socket that receives the lines, if it is UDP.
     #[must_use]
     pub fn udp_inode(&self) -> Option<u64> {
         self.udp
@@ -257,12 +255,12 @@ impl Witness {
         match received {
             Ok(length) => {
                 let message = nginx_log::parse(line.get(..length).unwrap_or_default());
-                state.counts.book(&message);
+                state.counts.record(&message);
                 state.failure = None;
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
-                state.failure = Some(format!("cannot receive nginx's log: {error}"));
+                state.failure = Some(format!("cannot receive the log of nginx: {error}"));
                 drop(state);
                 thread::sleep(Duration::from_secs(1));
             }
@@ -281,7 +279,7 @@ impl fmt::Display for SyslogAddress {
 
 impl fmt::Display for SyslogAddressError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a syslog address, as in unix:/run/listen-queue/nginx-log.socket or udp:127.0.0.1:5140 (names are not looked up)")
+        f.write_str("not a syslog address, as in unix:/run/listen-queue/nginx-log.socket or udp:127.0.0.1:5140 (host names are not resolved)")
     }
 }
 

@@ -3,15 +3,19 @@
 //! It never formats, serves, or waits for a scrape; the ledger's lock is held by either side for microseconds.
 
 mod blocked;
-mod looks;
+mod namespace;
+mod node;
 mod plan;
 mod refused;
+mod scans;
 mod sockets;
 mod tables;
 mod watch;
 
+use std::collections::HashMap;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -20,53 +24,59 @@ use rustix::io::Errno;
 use rustix::thread::clock_nanosleep_absolute;
 use rustix::time::{ClockId, Timespec, clock_gettime};
 
+pub use node::Node;
 pub use watch::{Discovery, Watch};
 
-use crate::kernel::netstat::{Netstat, TcpExt};
 use crate::kernel::process::ProcessReader;
-use crate::kernel::sysctl::Sysctls;
 use crate::ledger::{Event, Ledger};
-use crate::refusals::{Ebpf, Witness};
-use crate::sample::{Absence, Presence, Sample, Slow, Source, Watched};
-use blocked::Blocked;
-use looks::Looks;
+use crate::refusals::{Ebpf, LogSource};
+use crate::sample::{Round, Sample};
+use namespace::{Entry, Namespace};
+use node::Change;
 use refused::Refusals;
-use sockets::{Outcomes, Sockets};
-use watch::Watcher;
 
 /// Listeners are listed, and slow figures read, this often.
 const LISTING_INTERVAL: Duration = Duration::from_secs(1);
-/// After a socket went away or could not be read, listeners are listed this often for a while: an application that restarts is seen
-/// soon, and a passing failure costs no more.
-const HUNTING_INTERVAL: Duration = Duration::from_millis(50);
-/// For how long.
-const HUNTING: Duration = Duration::from_secs(10);
-/// Rounds that found nothing new are booked after this long at the latest, all at once: what they are booked on is out of the
-/// processor's caches by the next round, and to fetch it costs more than to ask the kernel.
-const QUIET_TIME: Duration = Duration::from_millis(100);
-/// A round that reads tables is followed by the next after this many times what it took of a processor: under a hundredth of a core, with what
-/// is not part of a round.
+/// Idle rounds are recorded together, after this time at the latest: by the next round the state that they change is no longer in the
+/// processor's caches, and fetching it costs more than asking the kernel.
+const IDLE_TIME: Duration = Duration::from_millis(100);
+/// The time between rounds that read tables, as a multiple of the CPU time of a round: less than a hundredth of a core, including the work
+/// between rounds.
 const TABLE_DISTANCE: u32 = 150;
-/// And no further than this.
+/// The maximum share of a core that the tables of all namespaces take together.
+const TABLE_LOAD: f64 = 0.1;
+/// The maximum time between rounds.
 const SLOWEST: Duration = Duration::from_mins(1);
-/// A round allocates little and calls nothing deep.
+/// A round allocates little and has no deep calls.
 const STACK: usize = 256 * 1024;
 
-/// What the sampler needs to know.
+/// The configuration of the sampler.
 #[derive(Debug)]
 pub struct Config {
     /// Time between rounds.
     pub interval: Duration,
-    /// Time between looks at who waits in TCP queues.
+    /// Time between scans of the connections that wait in TCP queues.
     pub tcp_interval: Duration,
-    /// What to look at.
+    /// Which listeners to watch.
     pub watch: Watch,
-    /// Who counts the refused connects that nginx's log tells, if anybody.
-    pub nginx_log: Option<Witness>,
-    /// Who counts those that the kernel tells, if anybody.
+    /// The counts of refused connects from the nginx log, if enabled.
+    pub nginx_log: Option<LogSource>,
+    /// The counts of refused connects from the kernel, if enabled.
     pub ebpf: Option<Ebpf>,
-    /// Where procfs is mounted.
+    /// Mount point of procfs.
     pub procfs: PathBuf,
+    /// Whether and how to watch all network namespaces of the machine instead of the exporter's own.
+    pub node: Option<Node>,
+}
+
+/// How every namespace is watched.
+#[derive(Debug, Clone)]
+struct Scope {
+    watch: Arc<Watch>,
+    /// Time between scans of the connections that wait in TCP queues.
+    tcp_interval: Duration,
+    /// Time between rounds.
+    interval: Duration,
 }
 
 /// The monotonic clock that samples carry.
@@ -75,16 +85,16 @@ pub fn now() -> Duration {
     to_duration(clock_gettime(ClockId::Monotonic))
 }
 
-/// Starts the thread. It runs until the process ends; `tell` gets each event as it happens and must not block.
+/// Starts the thread. It runs until the process ends; `report` gets each event when it occurs and must not block.
 ///
 /// # Errors
-/// When no thread can be had.
+/// If no thread can be started.
 pub fn start(
     config: Config,
     ledger: Arc<Mutex<Ledger>>,
-    tell: impl Fn(Event) + Send + 'static,
+    report: impl Fn(Event) + Send + 'static,
 ) -> io::Result<()> {
-    let mut sampler = Sampler::new(config);
+    let mut sampler = Sampler::new(config)?;
     let run = move || {
         let mut deadline = now();
         loop {
@@ -92,10 +102,10 @@ pub fn start(
             let started = now();
             let behind = started.saturating_sub(deadline);
             let late = is_late(behind, sampler.pace());
-            sampler.round(started, late, |sample| {
+            sampler.round(started, late, |news| {
                 let mut ledger = ledger.lock().unwrap_or_else(PoisonError::into_inner);
-                ledger.book(sample);
-                ledger.take_events().for_each(&tell);
+                news.record(&mut ledger);
+                ledger.take_events().for_each(&report);
             });
             deadline = next_deadline(deadline, behind, sampler.pace());
         }
@@ -107,7 +117,7 @@ pub fn start(
     Ok(())
 }
 
-/// Whether a round that started `behind` its deadline did so over one interval late.
+/// Whether a round that started `behind` its deadline was more than one interval late.
 fn is_late(behind: Duration, interval: Duration) -> bool {
     behind > interval
 }
@@ -127,7 +137,7 @@ fn sleep_until(deadline: Duration) {
     while clock_nanosleep_absolute(ClockId::Monotonic, &request) == Err(Errno::INTR) {}
 }
 
-/// What this thread has used of a processor.
+/// CPU time that this thread has used.
 fn cpu_time() -> Duration {
     to_duration(clock_gettime(ClockId::ThreadCPUTime))
 }
@@ -139,210 +149,182 @@ fn to_duration(time: Timespec) -> Duration {
     )
 }
 
+/// What the ledger records.
+#[derive(Debug, Clone, Copy)]
+enum News<'a> {
+    /// What a round read of a namespace.
+    Sample(&'a Sample),
+    /// A completed round, after the samples of its namespaces.
+    Round(&'a Round),
+    /// This namespace was removed.
+    Removed(u64),
+    /// A namespace could not be entered, for this reason.
+    Closed(&'a str),
+}
+
+impl News<'_> {
+    fn record(self, ledger: &mut Ledger) {
+        match self {
+            Self::Sample(sample) => ledger.record(sample),
+            Self::Round(round) => ledger.record_round(round),
+            Self::Removed(id) => ledger.forget(id),
+            Self::Closed(reason) => ledger.record_closed(reason),
+        }
+    }
+}
+
 /// Everything that a round works on.
 #[derive(Debug)]
 struct Sampler {
     interval: Duration,
-    sample: Sample,
-    /// Rounds since that sample that found everything as it was.
-    quiet: Vec<Quiet>,
-    outcomes: Outcomes,
-    sockets: Sockets,
-    watcher: Watcher,
-    blocked: Blocked,
-    looks: Looks,
-    slow: SlowReader,
+    namespaces: Vec<Namespace>,
+    /// Rounds that are not recorded yet.
+    rounds: Vec<Round>,
+    process: Option<ProcessReader>,
+    next_process: Duration,
     refusals: Refusals,
-    next_listing: Duration,
-    hunting_ends: Duration,
-    next_hunt: Duration,
-    /// What the last round took of a processor if it read tables; else zero.
-    table_cost: Duration,
-    last_round: Duration,
-    /// As it was read last.
-    somaxconn: Option<u32>,
-}
-
-/// A round that found nothing new.
-#[derive(Debug)]
-struct Quiet {
-    at: Duration,
-    took: Duration,
+    changes: Receiver<Change>,
+    ignored_namespaces: Option<usize>,
 }
 
 impl Sampler {
-    fn new(config: Config) -> Self {
-        Self {
+    fn new(config: Config) -> io::Result<Self> {
+        let scope = Scope {
+            watch: Arc::new(config.watch),
+            tcp_interval: config.tcp_interval,
             interval: config.interval,
-            sample: Sample::default(),
-            quiet: Vec::new(),
-            outcomes: Vec::new(),
-            sockets: Sockets::new(&config.procfs),
-            watcher: Watcher::new(config.watch, &config.procfs),
-            blocked: Blocked::new(&config.procfs),
-            looks: Looks::new(config.tcp_interval, config.interval),
-            slow: SlowReader::new(&config.procfs),
+        };
+        let changes = if let Some(node) = config.node {
+            node::start(node, config.procfs.clone(), scope)?
+        } else {
+            let (changes, receiver) = mpsc::channel();
+            let own = Namespace::new(Entry::own(&config.procfs), &scope);
+            // The receiver is there.
+            let _ = changes.send(Change::Added(Box::new(own)));
+            receiver
+        };
+        Ok(Self {
+            interval: config.interval,
+            namespaces: Vec::new(),
+            rounds: Vec::new(),
+            process: ProcessReader::open(&config.procfs).ok(),
+            next_process: Duration::ZERO,
             refusals: Refusals::new(config.nginx_log, config.ebpf, &config.procfs),
-            next_listing: Duration::ZERO,
-            hunting_ends: Duration::ZERO,
-            next_hunt: Duration::ZERO,
-            table_cost: Duration::ZERO,
-            last_round: Duration::ZERO,
-            somaxconn: None,
+            changes,
+            ignored_namespaces: None,
+        })
+    }
+
+    /// The time between rounds: that of the namespace with the shortest.
+    fn pace(&self) -> Duration {
+        let paces = self.namespaces.iter().map(|namespace| namespace.pace);
+        paces.min().unwrap_or(self.interval)
+    }
+
+    /// Sets the time between the rounds of each namespace: as configured, or longer if that costs too much. The namespaces of one share have a
+    /// common limit, and so have all namespaces whose tables are read.
+    fn set_paces(&mut self) {
+        let interval = self.interval;
+        let mut shares: HashMap<&str, Duration> = HashMap::new();
+        for namespace in &self.namespaces {
+            *shares.entry(namespace.share()).or_default() += namespace.least_pace();
+        }
+        let pace = |namespace: &Namespace| {
+            let least = shares.get(namespace.share()).copied();
+            interval.max(least.unwrap_or_default())
+        };
+        let mut paces: Vec<Duration> = self.namespaces.iter().map(pace).collect();
+        let each = self.namespaces.iter().zip(&paces);
+        let tables = each.filter(|(namespace, _)| namespace.sockets.read_tables());
+        let load: f64 = tables
+            .map(|(namespace, pace)| namespace.cost.as_secs_f64() / pace.as_secs_f64())
+            .sum();
+        let stretch = (load / TABLE_LOAD).max(1.0);
+        for (namespace, pace) in self.namespaces.iter_mut().zip(&mut paces) {
+            if namespace.sockets.read_tables() {
+                *pace = pace.mul_f64(stretch);
+            }
+            namespace.pace = (*pace).min(SLOWEST.max(interval));
         }
     }
 
-    /// The time between rounds: as configured, or longer where tables have to be read.
-    fn pace(&self) -> Duration {
-        let least = self.table_cost.saturating_mul(TABLE_DISTANCE);
-        self.interval.max(least.min(SLOWEST))
-    }
-
-    /// The time that a round stands for, where rounds are further apart than configured. A stall counts for no more than two of them.
-    fn distance(&self, started: Duration) -> Option<Duration> {
-        let pace = self.pace();
-        let distance = started.saturating_sub(self.last_round).min(pace * 2);
-        (pace > self.interval).then_some(distance)
-    }
-
-    /// Takes a round, and hands each sample that is due to `book`: those of quiet rounds may be kept for later ones.
-    fn round(&mut self, started: Duration, late: bool, book: impl FnMut(&Sample)) {
-        let before = self.sockets.read_tables().then(cpu_time);
-        self.round_at_its_pace(started, late, book);
-        self.last_round = started;
-        self.table_cost = match before {
-            Some(before) if self.sockets.read_tables() => cpu_time().saturating_sub(before),
-            _ => Duration::ZERO,
-        };
-    }
-
-    fn round_at_its_pace(&mut self, started: Duration, late: bool, mut book: impl FnMut(&Sample)) {
-        let distance = self.distance(started);
-        self.outcomes.clear();
-        self.sockets.begin(started);
-        let listing_is_due = started >= self.next_listing;
-        let hunt_is_due = started < self.hunting_ends && started >= self.next_hunt;
-        let all_found = self.sockets.read(&mut self.outcomes, listing_is_due);
-        let is_lost = !all_found || self.outcomes.iter().any(|(_, outcome)| outcome.is_err());
-        let is_quiet = !(listing_is_due || hunt_is_due || is_lost || late)
-            && self.sockets.are_quiet()
-            && !self.blocked.is_pending()
-            && self.sockets.unreadable().is_empty();
-        if is_quiet {
-            self.quiet.push(Quiet {
-                at: started,
-                took: now().saturating_sub(started),
-            });
-            let first = self.quiet.first().map(|first| first.at);
-            if first.is_some_and(|first| started + self.pace() >= first + QUIET_TIME) {
-                self.book_quiet(book);
+    /// Adds, moves and removes namespaces.
+    fn take_changes(&mut self, mut record: impl FnMut(News)) {
+        while let Ok(change) = self.changes.try_recv() {
+            match change {
+                Change::Added(mut namespace) => {
+                    let mut known = self.namespaces.iter();
+                    if let Some(known) = known.find(|known| known.share() == namespace.share()) {
+                        namespace.watcher.join(&known.watcher);
+                    }
+                    self.namespaces.push(*namespace);
+                }
+                Change::Moved(id, root) => {
+                    let moved = self.namespaces.iter_mut().find(|known| known.id() == id);
+                    if let Some(namespace) = moved {
+                        namespace.move_to(&root);
+                    }
+                }
+                Change::Removed(id) => {
+                    let removed = self.namespaces.iter().find(|known| known.id() == id);
+                    if let Some(number) = removed.and_then(|removed| removed.number) {
+                        self.refusals.forget(number);
+                    }
+                    self.namespaces.retain(|known| known.id() != id);
+                    record(News::Removed(id));
+                }
+                Change::Ignored(count) => self.ignored_namespaces = Some(count),
+                Change::Closed(reason) => record(News::Closed(&reason)),
             }
+        }
+    }
+
+    /// Runs a round, and passes what is due to `record`. The samples of idle rounds may be kept for later.
+    fn round(&mut self, started: Duration, late: bool, mut record: impl FnMut(News)) {
+        self.take_changes(&mut record);
+        let pace = self.pace();
+        let mut is_idle = true;
+        for namespace in &mut self.namespaces {
+            if !namespace.is_due(started, pace) {
+                continue;
+            }
+            let distance = namespace.distance(started, self.interval);
+            let refusals = &mut self.refusals;
+            is_idle &= namespace.round(started, late, distance, refusals, |sample| {
+                record(News::Sample(sample));
+            });
+        }
+        if self
+            .namespaces
+            .iter()
+            .any(|namespace| namespace.was_measured)
+        {
+            self.set_paces();
+        }
+        let process_is_due = started >= self.next_process;
+        let process = process_is_due.then(|| {
+            self.next_process = started + LISTING_INTERVAL;
+            let process = self.process.as_ref();
+            process.and_then(|process| process.read().ok())
+        });
+        self.rounds.push(Round {
+            at: started,
+            took: now().saturating_sub(started),
+            late,
+            distance: (pace > self.interval).then_some(pace),
+            process,
+            ignored_namespaces: self.ignored_namespaces,
+        });
+        let first = self.rounds.first().map_or(started, |first| first.at);
+        if is_idle && process.is_none() && started + self.pace() < first + IDLE_TIME {
             return;
         }
-        self.book_quiet(&mut book);
-        let sample = &mut self.sample;
-        (sample.at, sample.late, sample.distance) = (started, late, distance);
-        sample.slow = None;
-        std::mem::swap(&mut sample.outcomes, &mut self.outcomes);
-        if listing_is_due {
-            let slow = self.slow.read(&mut sample.outcomes);
-            self.somaxconn = slow.settings.somaxconn;
-            sample.slow = Some(slow);
+        for namespace in &mut self.namespaces {
+            namespace.record_idle(|sample| record(News::Sample(sample)));
         }
-        if is_lost {
-            self.hunting_ends = started + HUNTING;
+        for round in self.rounds.drain(..) {
+            record(News::Round(&round));
         }
-        if listing_is_due || is_lost || hunt_is_due {
-            self.next_hunt = started + HUNTING_INTERVAL;
-            self.sockets.list(&mut sample.outcomes);
-            self.watcher
-                .resolve(&mut self.sockets, self.somaxconn, sample);
-            let is_unlisted = |watched: &Watched| {
-                watched.presence == Presence::Missing(Absence::NoListenerOfFile)
-            };
-            // A socket that was renamed into place after the listing is in the next one.
-            if !listing_is_due && sample.listeners.iter().any(is_unlisted) {
-                self.sockets.list(&mut sample.outcomes);
-                self.watcher
-                    .resolve(&mut self.sockets, self.somaxconn, sample);
-            }
-        }
-        if listing_is_due {
-            self.next_listing = started + LISTING_INTERVAL;
-            let (refused, nginx_log) =
-                self.watcher
-                    .refused(&mut self.refusals, &self.sockets, sample);
-            if let Some(slow) = &mut sample.slow {
-                (slow.refused, slow.nginx_log) = (refused, nginx_log);
-            }
-        }
-        self.sockets.list_queues(&mut sample.outcomes);
-        self.blocked
-            .look(started, &self.sockets, &mut sample.outcomes);
-        self.watcher
-            .fill(&self.sockets, &self.blocked, &mut sample.listeners);
-        self.watcher
-            .look(&mut self.looks, &mut self.sockets, sample);
-        sample.unreadable.clear();
-        sample
-            .unreadable
-            .extend_from_slice(self.sockets.unreadable());
-        sample.took = now().saturating_sub(started);
-        book(sample);
-    }
-
-    /// Books the rounds that found nothing new: the sample before them, at their instants.
-    fn book_quiet(&mut self, mut book: impl FnMut(&Sample)) {
-        let sample = &mut self.sample;
-        sample.outcomes.clear();
-        sample.unreadable.clear();
-        (sample.late, sample.slow, sample.distance) = (false, None, None);
-        for quiet in self.quiet.drain(..) {
-            (sample.at, sample.took) = (quiet.at, quiet.took);
-            book(sample);
-        }
-    }
-}
-
-/// The files that are read once a second.
-#[derive(Debug)]
-struct SlowReader {
-    procfs: PathBuf,
-    netstat: Option<Netstat>,
-    sysctls: Sysctls,
-    process: Option<ProcessReader>,
-}
-
-impl SlowReader {
-    fn new(procfs: &Path) -> Self {
-        Self {
-            procfs: procfs.to_owned(),
-            netstat: None,
-            sysctls: Sysctls::new(procfs),
-            process: ProcessReader::open(procfs).ok(),
-        }
-    }
-
-    fn read(&mut self, outcomes: &mut Vec<(Source, Result<(), String>)>) -> Slow {
-        let (settings, sysctls) = self.sysctls.read();
-        outcomes.push((Source::Sysctl, sysctls.map_err(|e| e.to_string())));
-        let tcp_ext = self.read_netstat();
-        let netstat = tcp_ext.as_ref().map(|_| ()).map_err(ToString::to_string);
-        outcomes.push((Source::Netstat, netstat));
-        Slow {
-            settings,
-            tcp_ext: tcp_ext.unwrap_or_default(),
-            process: self.process.as_ref().and_then(|p| p.read().ok()),
-            ..Slow::default()
-        }
-    }
-
-    fn read_netstat(&mut self) -> io::Result<TcpExt> {
-        let netstat = match &mut self.netstat {
-            Some(netstat) => netstat,
-            None => self.netstat.insert(Netstat::open(&self.procfs)?),
-        };
-        netstat.read()
     }
 }
 
@@ -351,9 +333,16 @@ mod tests {
     use std::os::linux::net::SocketAddrExt as _;
     use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
+    use std::path::Path;
+
     use super::*;
+    use crate::kernel::mount::Resolver;
+    use crate::kernel::namespace::Way;
     use crate::listener::Listener;
-    use crate::sample::LimitSource;
+    use crate::sample::{LimitSource, Presence, Source};
+    use blocked::Blocked;
+    use sockets::Sockets;
+    use watch::Watcher;
 
     /// How a row of `/proc/net/unix` begins.
     const ROW: &str = "0000000000000000:";
@@ -378,78 +367,140 @@ mod tests {
             nginx_log: None,
             ebpf: None,
             procfs: "/proc".into(),
+            node: None,
         });
+        let mut sampler = sampler.unwrap();
+        sampler.take_changes(|_| {});
         (sampler, listener, address)
     }
 
+    /// Takes a round, and hands the samples that are recorded to `each`.
+    fn round(sampler: &mut Sampler, at_ms: u64, mut each: impl FnMut(&Sample)) {
+        sampler.round(Duration::from_millis(at_ms), false, |news| match news {
+            News::Sample(sample) => each(sample),
+            News::Round(_) | News::Removed(_) | News::Closed(_) => {}
+        });
+    }
+
     #[test]
-    fn quiet_rounds_are_booked_late_but_all_and_before_what_is_new() {
-        let (mut sampler, listener, address) = sampler_of("quiet");
-        let mut booked = Vec::new();
+    fn idle_rounds_are_recorded_late_but_all_and_before_what_is_new() {
+        let (mut sampler, listener, address) = sampler_of("idle");
+        let (mut recorded, mut rounds) = (Vec::new(), Vec::new());
         let mut round = |at_ms: u64| {
-            let before = booked.len();
-            sampler.round(Duration::from_millis(at_ms), at_ms == 170, |sample| {
-                let readings = &sample.listeners[0].readings;
-                assert_eq!(readings.len(), 1);
-                booked.push((sample.at.as_millis(), readings[0].depth, sample.late));
+            let before = recorded.len();
+            let started = Duration::from_millis(at_ms);
+            sampler.round(started, at_ms == 170, |news| match news {
+                News::Sample(sample) => {
+                    let readings = &sample.listeners[0].readings;
+                    assert_eq!(readings.len(), 1);
+                    recorded.push((sample.at.as_millis(), readings[0].depth));
+                }
+                News::Round(round) => rounds.push((round.at.as_millis(), round.late)),
+                News::Removed(_) | News::Closed(_) => {}
             });
-            booked[before..].to_vec()
+            let is_late = |(at, _): &(u128, u32)| (*at, *at == 170);
+            let expected: Vec<_> = recorded.iter().map(is_late).collect();
+            assert_eq!(rounds, expected, "each sample is of a round that is over");
+            recorded[before..].to_vec()
         };
-        let quiet = |range: std::ops::Range<u128>| -> Vec<(u128, u32, bool)> {
-            range.map(|tens| (tens * 10, 0, false)).collect()
+        let idle = |range: std::ops::Range<u128>| -> Vec<(u128, u32)> {
+            range.map(|tens| (tens * 10, 0)).collect()
         };
-        assert_eq!(round(0), quiet(0..1), "a listing is news");
+        assert_eq!(round(0), idle(0..1), "a listing is news");
         for at_ms in (10..100).step_by(10) {
             assert!(round(at_ms).is_empty());
         }
-        assert_eq!(round(100), quiet(1..11));
+        assert_eq!(round(100), idle(1..11));
         assert!(round(110).is_empty());
         let client = UnixStream::connect_addr(&address).unwrap();
-        let news = |at: u128, depth| vec![(at, depth, false)];
-        assert_eq!(round(120), [quiet(11..12), news(120, 1)].concat());
-        assert_eq!(round(130), news(130, 1), "somebody waits");
+        let news = |at: u128, depth| vec![(at, depth)];
+        assert_eq!(round(120), [idle(11..12), news(120, 1)].concat());
+        assert_eq!(round(130), news(130, 1), "a connection waits");
         drop((client, listener.accept().unwrap()));
         assert_eq!(round(140), news(140, 0));
         assert!(round(150).is_empty());
-        assert_eq!(round(170), [quiet(15..16), vec![(170, 0, true)]].concat());
+        assert_eq!(round(170), [idle(15..16), news(170, 0)].concat());
         assert!(round(180).is_empty());
-        assert_eq!(round(1000), [quiet(18..19), quiet(100..101)].concat());
+        assert_eq!(round(1000), [idle(18..19), idle(100..101)].concat());
+    }
+
+    #[test]
+    fn unix_sockets_are_listed_again_if_the_configured_one_is_missing_or_its_path_leads_elsewhere()
+    {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("g.sock");
+        let first = UnixListener::bind(&path).unwrap();
+        let (mut sampler, _, _) = sampler_of("listed");
+        let listener = Listener::parse(&format!("unix:{}", path.display())).unwrap();
+        let watch = Watch::Configured(vec![listener]);
+        sampler.namespaces[0].watcher =
+            Watcher::new(watch.into(), Resolver::new(Path::new("/proc")));
+        let later = |name: &str| {
+            let name = format!("later-{name}-{}", std::process::id());
+            UnixListener::bind_addr(&SocketAddr::from_abstract_name(name).unwrap()).unwrap()
+        };
+        // Whether the last listing has this socket, and how deep the watched one's queue is.
+        let mut round = |at_ms, socket: &UnixListener| {
+            let mut depth = None;
+            self::round(&mut sampler, at_ms, |sample| {
+                depth = sample.listeners[0].readings.first().map(|r| r.depth);
+            });
+            let inode = rustix::fs::fstat(socket).unwrap().st_ino;
+            let unix = &sampler.namespaces[0].sockets.unix;
+            let is_listed = unix.iter().any(|row| u64::from(row.id.inode) == inode);
+            (is_listed, depth)
+        };
+        assert_eq!(round(0, &first), (true, Some(0)));
+        let second = later("second");
+        let _client = UnixStream::connect(&path).unwrap();
+        assert_eq!(
+            round(1000, &second),
+            (false, Some(1)),
+            "nothing has changed"
+        );
+        std::fs::remove_file(&path).unwrap();
+        let replacement = UnixListener::bind(&path).unwrap();
+        assert_eq!(round(2000, &second), (true, Some(0)), "the path leads on");
+        let third = later("third");
+        assert_eq!(round(3000, &third), (false, Some(0)));
+        drop(replacement);
+        assert_eq!(round(3010, &third), (true, None), "the socket is lost");
     }
 
     #[test]
     fn a_question_that_fails_is_an_error_of_its_source_and_asked_again_at_once() {
         let (mut sampler, _listener, _) = sampler_of("failing");
         let round = |sampler: &mut Sampler, at_ms| {
-            let mut booked = Vec::new();
-            sampler.round(Duration::from_millis(at_ms), false, |sample| {
+            let mut recorded = Vec::new();
+            self::round(sampler, at_ms, |sample| {
                 let unix = |(source, _): &&(Source, _)| *source == Source::UnixDiag;
                 let outcomes = sample.outcomes.iter().filter(unix);
                 let good: Vec<_> = outcomes.map(|(_, outcome)| outcome.is_ok()).collect();
-                booked.push((good, sample.listeners[0].readings.len()));
+                recorded.push((good, sample.listeners[0].readings.len()));
             });
-            booked
+            recorded
         };
         round(&mut sampler, 0);
-        sampler.sockets.fail_once();
+        sampler.namespaces[0].sockets.fail_once();
         assert_eq!(round(&mut sampler, 10), [(vec![false, true], 1)]);
         assert!(round(&mut sampler, 20).is_empty());
     }
 
-    /// What a round says of the one listener, and what happened to `unix_diag`.
+    /// The source of the listener's limit, its depth and its capacity after a round.
     fn round_of(
         sampler: &mut Sampler,
         ledger: &mut Ledger,
         at_ms: u64,
     ) -> (LimitSource, u64, Option<u64>) {
-        sampler.round(Duration::from_millis(at_ms), false, |sample| {
-            ledger.book(sample);
+        sampler.round(Duration::from_millis(at_ms), false, |news| {
+            news.record(ledger);
         });
         let listener = &ledger.view().listeners[0];
         (listener.limit, listener.depth(), listener.capacity())
     }
 
     #[test]
-    fn while_sock_diag_is_kept_away_the_table_is_read_and_nothing_that_was_counted_is_lost() {
+    fn while_sock_diag_is_denied_the_table_is_read_and_no_count_is_lost() {
         let (mut sampler, listener, address) = sampler_of("fallback,backlog=1");
         let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
         rustix::net::listen(&listener, 1).unwrap();
@@ -459,25 +510,25 @@ mod tests {
         assert_eq!(round_of(&mut sampler, &mut ledger, 0), kernel);
         assert_eq!(round_of(&mut sampler, &mut ledger, 10), kernel);
 
-        sampler.sockets.keep_away();
-        let told = (LimitSource::Told, 2, Some(2));
-        assert_eq!(round_of(&mut sampler, &mut ledger, 20), told);
+        sampler.namespaces[0].sockets.deny();
+        let configured = (LimitSource::Configured, 2, Some(2));
+        assert_eq!(round_of(&mut sampler, &mut ledger, 20), configured);
         drop(clients);
-        assert_eq!(round_of(&mut sampler, &mut ledger, 30), told);
+        assert_eq!(round_of(&mut sampler, &mut ledger, 30), configured);
         let seen = &ledger.view().listeners[0];
         assert_eq!(
             (seen.waits.abandoned, seen.waits.blocked),
             (Some(2), Some(0))
         );
         assert_eq!(seen.waits.oldest, None);
-        assert!(sampler.table_cost > Duration::ZERO);
+        assert!(sampler.namespaces[0].cost > Duration::ZERO);
         let up = |ledger: &Ledger, source| ledger.view().sources[&source].up;
         assert!(!up(&ledger, Source::UnixDiag) && up(&ledger, Source::ProcNetUnix));
 
-        // It is tried again after half a minute, and not before.
-        sampler.sockets.let_in();
-        assert_eq!(round_of(&mut sampler, &mut ledger, 30_000), told);
-        assert_eq!(round_of(&mut sampler, &mut ledger, 30_030), told);
+        // sock_diag is tried again after half a minute, and not earlier.
+        sampler.namespaces[0].sockets.allow();
+        assert_eq!(round_of(&mut sampler, &mut ledger, 30_000), configured);
+        assert_eq!(round_of(&mut sampler, &mut ledger, 30_030), configured);
         assert_eq!(round_of(&mut sampler, &mut ledger, 31_000), kernel);
         assert_eq!(sampler.pace(), sampler.interval);
         assert!(up(&ledger, Source::UnixDiag));
@@ -494,12 +545,12 @@ mod tests {
     fn where_the_table_cannot_be_read_either_nothing_is_known_and_the_rest_goes_on() {
         let (mut sampler, _listener, _) = sampler_of("nothing");
         let procfs = tempfile::tempdir().unwrap();
-        sampler.sockets = Sockets::new(procfs.path());
-        sampler.sockets.keep_away();
+        sampler.namespaces[0].sockets = Sockets::new(Way::Own, procfs.path(), true);
+        sampler.namespaces[0].sockets.deny();
         let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
         for second in 0..20 {
-            sampler.round(Duration::from_secs(second), false, |sample| {
-                ledger.book(sample);
+            sampler.round(Duration::from_secs(second), false, |news| {
+                news.record(&mut ledger);
             });
         }
         let view = ledger.view();
@@ -521,12 +572,17 @@ mod tests {
     fn rounds_are_so_far_apart_that_tables_take_less_than_a_hundredth_of_a_core() {
         let (mut sampler, ..) = sampler_of("pace");
         assert_eq!(sampler.pace(), sampler.interval);
-        sampler.table_cost = Duration::from_micros(50);
-        assert_eq!(sampler.pace(), sampler.interval);
-        sampler.table_cost = Duration::from_millis(7);
-        assert_eq!(sampler.pace(), Duration::from_millis(1050));
-        sampler.last_round = Duration::from_secs(1);
-        let distance = |at_ms| sampler.distance(Duration::from_millis(at_ms));
+        sampler.namespaces[0].sockets = Sockets::new(Way::Outside, Path::new("/proc"), false);
+        let mut pace = |cost| {
+            sampler.namespaces[0].cost = cost;
+            sampler.set_paces();
+            sampler.pace()
+        };
+        assert_eq!(pace(Duration::from_micros(50)), Duration::from_millis(10));
+        assert_eq!(pace(Duration::from_millis(7)), Duration::from_millis(1050));
+        let namespace = &mut sampler.namespaces[0];
+        namespace.last_round = Duration::from_secs(1);
+        let distance = |at_ms| namespace.distance(Duration::from_millis(at_ms), sampler.interval);
         assert_eq!(distance(2055), Some(Duration::from_millis(1055)));
         assert_eq!(
             distance(61_000),
@@ -535,18 +591,73 @@ mod tests {
         );
     }
 
+    fn of_share(share: String) -> crate::sample::Namespace {
+        crate::sample::Namespace {
+            share,
+            ..crate::sample::Namespace::default()
+        }
+    }
+
     #[test]
-    fn a_limit_that_nobody_told_is_unknown_and_a_full_episode_goes_on_meanwhile() {
-        let (mut sampler, listener, address) = sampler_of("untold");
+    fn what_one_share_costs_makes_the_rounds_of_no_other_rarer() {
+        let (mut sampler, ..) = sampler_of("shares");
+        let scope = Scope {
+            watch: Arc::new(Watch::Selected(Vec::new())),
+            tcp_interval: Duration::from_secs(1),
+            interval: sampler.interval,
+        };
+        sampler.namespaces.clear();
+        let mut add = |share: &str, distance, cost_us| {
+            let entry = Entry {
+                namespace: Arc::new(of_share(share.to_owned())),
+                distance,
+                ..Entry::own(Path::new("/proc"))
+            };
+            let mut namespace = Namespace::new(entry, &scope);
+            namespace.cost = Duration::from_micros(cost_us);
+            sampler.namespaces.push(namespace);
+        };
+        (0..50).for_each(|_| add("greedy", 100, 400));
+        add("modest", 100, 15);
+        add("bounded by nothing", 0, 9000);
+        sampler.set_paces();
+        let paces: Vec<u128> = sampler
+            .namespaces
+            .iter()
+            .map(|n| n.pace.as_millis())
+            .collect();
+        assert!(paces[..50].iter().all(|pace| *pace == 2000), "{paces:?}");
+        assert_eq!(paces[50..], [10, 10]);
+        assert!(!sampler.namespaces[0].is_due(Duration::from_secs(1), sampler.pace()));
+        assert!(sampler.namespaces[50].is_due(Duration::from_millis(1), sampler.pace()));
+        // All tables together take a tenth of a core.
+        for namespace in &mut sampler.namespaces {
+            namespace.sockets = Sockets::new(Way::Outside, Path::new("/proc"), false);
+            namespace.cost = Duration::from_millis(10);
+            let own = of_share(std::ptr::from_ref(namespace).addr().to_string());
+            namespace.set_identity(own);
+        }
+        sampler.set_paces();
+        let load: f64 = sampler
+            .namespaces
+            .iter()
+            .map(|n| 10.0 / n.pace.as_secs_f64() / 1000.0)
+            .sum();
+        assert!((load - TABLE_LOAD).abs() < 1e-6, "{load}");
+    }
+
+    #[test]
+    fn a_limit_that_is_not_configured_is_unknown_and_a_full_episode_goes_on_meanwhile() {
+        let (mut sampler, listener, address) = sampler_of("not-configured");
         let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
         rustix::net::listen(&listener, 0).unwrap();
         let _client = UnixStream::connect_addr(&address).unwrap();
         let kernel = (LimitSource::Kernel, 1, Some(1));
         assert_eq!(round_of(&mut sampler, &mut ledger, 0), kernel);
-        sampler.sockets.keep_away();
+        sampler.namespaces[0].sockets.deny();
         let unknown = (LimitSource::Unknown, 1, None);
         assert_eq!(round_of(&mut sampler, &mut ledger, 10), unknown);
-        sampler.sockets.let_in();
+        sampler.namespaces[0].sockets.allow();
         assert_eq!(round_of(&mut sampler, &mut ledger, 31_000), kernel);
         let totals = ledger.view().listeners[0].totals.as_ref().unwrap();
         assert_eq!((totals.full_episodes, totals.replacements), (1, 0));
@@ -566,14 +677,14 @@ mod tests {
             std::fs::write(&table, format!("header\n{row}")).unwrap();
         };
         sleep(5);
-        sampler.blocked = Blocked::new(procfs.path());
+        sampler.namespaces[0].blocked = Blocked::new(procfs.path(), true);
         let mut round = |at_ms: u64| {
-            let mut booked = Vec::new();
-            sampler.round(Duration::from_millis(at_ms), false, |sample| {
+            let mut recorded = Vec::new();
+            self::round(&mut sampler, at_ms, |sample| {
                 let watched = &sample.listeners[0];
-                booked.push((watched.readings[0].depth, watched.waiting.blocked));
+                recorded.push((watched.readings[0].depth, watched.waiting.blocked));
             });
-            booked
+            recorded
         };
         rustix::net::listen(&listener, 1).unwrap();
         let connect = || UnixStream::connect_addr(&address).unwrap();
@@ -582,7 +693,7 @@ mod tests {
         assert_eq!(round(10), [(2, Some(5))]);
         listener.accept().unwrap();
         sleep(4);
-        assert_eq!(round(100), [(1, Some(5))], "as of the last look");
+        assert_eq!(round(100), [(1, Some(5))], "as of the last scan");
         assert_eq!(round(110), [(1, Some(4))]);
         let _client = connect();
         assert_eq!(round(200), [(2, Some(4))]);
@@ -590,7 +701,7 @@ mod tests {
         sleep(0);
         assert_eq!(round(210), [(0, Some(0))]);
         assert_eq!(round(300), [(0, Some(0))]);
-        // Nobody sleeps and nothing is full: there is nothing to look at.
+        // No connect sleeps and no queue is full: there is nothing to scan.
         sleep(9);
         assert_eq!(round(310), [(0, Some(0))]);
         assert!(round(320).is_empty());
@@ -605,7 +716,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_becomes_full_between_looks_waits_for_the_next() {
+    fn a_queue_that_becomes_full_between_scans_waits_for_the_next() {
         let (mut sampler, first, first_address) = sampler_of("one");
         let (_, second, second_address) = sampler_of("two");
         let named = |name: &str| {
@@ -613,7 +724,8 @@ mod tests {
             Listener::parse(&name).unwrap()
         };
         let both = Watch::Configured(vec![named("one"), named("two")]);
-        sampler.watcher = Watcher::new(both, Path::new("/proc"));
+        sampler.namespaces[0].watcher =
+            Watcher::new(both.into(), Resolver::new(Path::new("/proc")));
         let procfs = tempfile::tempdir().unwrap();
         std::fs::create_dir(procfs.path().join("net")).unwrap();
         let row = |listener: &UnixListener, references: u32| {
@@ -623,10 +735,10 @@ mod tests {
         };
         let table = "header\n".to_owned() + &row(&first, 2 + 3) + &row(&second, 2 + 4);
         std::fs::write(procfs.path().join("net/unix"), table).unwrap();
-        sampler.blocked = Blocked::new(procfs.path());
+        sampler.namespaces[0].blocked = Blocked::new(procfs.path(), true);
         let mut round = |at_ms: u64| {
             let mut last = Vec::new();
-            sampler.round(Duration::from_millis(at_ms), false, |sample| {
+            self::round(&mut sampler, at_ms, |sample| {
                 let blocked = sample.listeners.iter().map(|l| l.waiting.blocked);
                 last = blocked.collect();
             });

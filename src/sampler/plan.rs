@@ -12,7 +12,7 @@ pub(super) enum Plan {
     Dump,
 }
 
-/// What a lookup and a dump cost, in tenths of a microsecond, measured on Linux 6.18. Only their ratios matter: with many other
+/// The cost of a lookup and of a dump, in tenths of a microsecond, measured on Linux 6.18. Only their ratios matter: with many other
 /// unix sockets in the namespace lookup and dump of unix sockets slow down alike.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cost {

@@ -1,22 +1,23 @@
-//! Which listener each refusal that a witness counted belongs to.
+//! Assigns the refused connects that a source counted to listeners.
 //!
-//! A witness knows the name that was connected to. It is a listener's if the listener is configured or bound under it, or if it is a
-//! path that leads to the listener's file. Once found, that stays: a listener that restarts keeps what was counted.
+//! A source reports the name that a client connected to. The name belongs to a listener that is configured or bound under it, or whose file
+//! the name leads to as a path. Once found, the assignment stays, so a listener that restarts keeps its count.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::sockets::Outcomes;
 use crate::kernel::mount::Resolver;
 use crate::kernel::udp;
 use crate::listener::{Address, FileId, PathTarget, UnixName};
-use crate::refusals::{Counts, Ebpf, Witness};
+use crate::refusals::{Counts, Ebpf, LogSource};
 use crate::sample::{NginxLog, Refused, Source};
 
-/// The label of what belongs to no listener and comes after the first few unknown names.
+/// The label of refusals that belong to no listener, after the first few unknown names.
 const OTHER: &str = "other";
 
-/// A unix listener as far as a name can mean it.
+/// A unix listener, with everything that a name is compared with.
 #[derive(Debug)]
 pub(super) struct Target<'a> {
     /// Its label.
@@ -27,17 +28,18 @@ pub(super) struct Target<'a> {
     pub bound: Vec<(Option<&'a UnixName>, Option<FileId>)>,
 }
 
-/// The witnesses, and what the names they met were found to mean.
+/// The sources of refusals, and the listeners to which their names were assigned.
 #[derive(Debug)]
 pub(super) struct Refusals {
-    nginx_log: Option<Witness>,
+    nginx_log: Option<LogSource>,
     ebpf: Option<Ebpf>,
     procfs: PathBuf,
-    labels: BTreeMap<UnixName, String>,
+    /// By network namespace, if there are several.
+    labels: BTreeMap<Option<u32>, BTreeMap<UnixName, String>>,
 }
 
 impl Refusals {
-    pub(super) fn new(nginx_log: Option<Witness>, ebpf: Option<Ebpf>, procfs: &Path) -> Self {
+    pub(super) fn new(nginx_log: Option<LogSource>, ebpf: Option<Ebpf>, procfs: &Path) -> Self {
         Self {
             nginx_log,
             ebpf,
@@ -46,52 +48,61 @@ impl Refusals {
         }
     }
 
-    pub(super) fn are_witnessed(&self) -> bool {
+    pub(super) fn are_counted(&self) -> bool {
         self.nginx_log.is_some() || self.ebpf.is_some()
     }
 
-    /// The refusals of each listener so far, by witness, 0 where there are none, and what the log held. Nothing of a witness that
-    /// fails.
+    /// The refusals of each listener so far, by source, 0 if there are none, and the lines of the log. A source that fails has no entries.
     pub(super) fn read(
         &mut self,
+        now: Duration,
+        namespace: Option<u32>,
         targets: &[Target],
         resolver: &mut Resolver,
         outcomes: &mut Outcomes,
     ) -> (Vec<Refused>, Option<NginxLog>) {
         let names: BTreeSet<&UnixName> = targets.iter().flat_map(Target::names).collect();
-        let mut told = Labels {
-            known: std::mem::take(&mut self.labels),
+        let mut finder = Labels {
+            known: self.labels.remove(&namespace).unwrap_or_default(),
             met: BTreeMap::new(),
             targets,
             resolver,
         };
         let (mut refused, mut log) = (Vec::new(), None);
-        if let Some(witness) = &self.nginx_log {
-            let counts = witness.read(&names);
+        if let Some(log_source) = &self.nginx_log {
+            let counts = log_source.read(&names);
             if let Ok(counts) = &counts {
-                told.sum(counts, Source::NginxLog, &mut refused);
-                log = Some(self.log(witness, counts));
+                finder.sum(counts, Source::NginxLog, &mut refused);
+                log = Some(self.log(log_source, counts));
             }
             outcomes.push((Source::NginxLog, counts.map(|_| ())));
         }
         if let Some(ebpf) = &mut self.ebpf {
-            let counts = ebpf.read(&names);
-            if let Ok(counts) = &counts {
-                told.sum(counts, Source::Ebpf, &mut refused);
+            let counts = ebpf.read(now, namespace, &names);
+            if let Ok(Some(counts)) = &counts {
+                finder.sum(counts, Source::Ebpf, &mut refused);
             }
             outcomes.push((Source::Ebpf, counts.map(|_| ())));
         }
-        let mut labels = told.met;
+        let mut labels = finder.met;
         if outcomes.iter().any(|(_, outcome)| outcome.is_err()) {
-            // What a witness that failed has met is not forgotten.
-            labels.append(&mut told.known);
+            // Names that a failed source has reported are kept.
+            labels.append(&mut finder.known);
         }
-        self.labels = labels;
+        self.labels.insert(namespace, labels);
         (refused, log)
     }
 
-    fn log(&self, witness: &Witness, counts: &Counts) -> NginxLog {
-        let inode = witness.udp_inode();
+    /// Forgets a network namespace that was removed.
+    pub(super) fn forget(&mut self, namespace: u32) {
+        self.labels.remove(&Some(namespace));
+        if let Some(ebpf) = &mut self.ebpf {
+            ebpf.forget(namespace);
+        }
+    }
+
+    fn log(&self, log_source: &LogSource, counts: &Counts) -> NginxLog {
+        let inode = log_source.udp_inode();
         NginxLog {
             lines: counts.kinds(),
             dropped: inode.and_then(|inode| udp::drops(&self.procfs, inode)),
@@ -101,9 +112,9 @@ impl Refusals {
 
 /// Finds the label of a name.
 struct Labels<'a> {
-    /// What was found before.
+    /// Labels that were found before.
     known: BTreeMap<UnixName, String>,
-    /// Of that and of what is found now, what was asked for.
+    /// Labels of the names that occurred in this round.
     met: BTreeMap<UnixName, String>,
     targets: &'a [Target<'a>],
     resolver: &'a mut Resolver,
@@ -147,7 +158,7 @@ impl Labels<'_> {
         }
         let leads_to = match name {
             UnixName::Path(path) if path.starts_with(b"/") => self.resolver.resolve(path).ok()?,
-            // It is not known from which directory a relative path leads on.
+            // The directory that a relative path starts from is unknown.
             UnixName::Path(_) | UnixName::Abstract(_) => return None,
         };
         let PathTarget::Socket(file) = leads_to else {

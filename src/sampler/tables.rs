@@ -1,11 +1,11 @@
-//! The listeners of the network namespace by the tables of `/proc/net`, for a family that `sock_diag` is kept away from.
+//! The listeners of the network namespace from the tables of `/proc/net`, for a family whose `sock_diag` is not available.
 //!
-//! A table has no limits, and of unix sockets neither their files nor the order of their queues.
+//! A table has no limits. For unix sockets it has neither their files nor the order of their queues.
 
 use std::collections::HashMap;
 use std::io;
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use crate::kernel::SocketId;
 use crate::kernel::inet::{self, Bound, Family, TcpListener};
@@ -13,33 +13,35 @@ use crate::kernel::procnet::unix::{self, Pending};
 use crate::kernel::procnet::{TcpTable, UnixPass, UnixTable};
 use crate::kernel::unix::{Queue, UnixListener};
 
-/// The tables, kept open once they were needed.
+/// The tables, which stay open after the first use.
 #[derive(Debug)]
 pub(super) struct Tables {
     net: PathBuf,
+    is_own: bool,
     unix: Option<UnixTable>,
     v4: Option<TcpTable>,
     v6: Option<TcpTable>,
-    /// What the last pass over the unix table found.
+    /// The result of the last pass over the unix table.
     pass: UnixPass,
 }
 
 /// A unix listener as the table shows it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct UnixFigures {
-    /// Connections in the queues of all listeners of its name, if it is the first of them; else 0.
+    /// Connections in the queues of all listeners of its name, if it is the first of them; otherwise 0.
     pub depth: u32,
-    /// Those of them whose client has gone.
+    /// Those of them whose client has disconnected.
     pub abandoned: u32,
-    /// `connect()` calls that sleep before it.
+    /// `connect()` calls that sleep because its queue is full.
     pub blocked: u32,
 }
 
 impl Tables {
-    /// Those in a `net` directory.
-    pub(super) fn new(net: PathBuf) -> Self {
+    /// The tables in the `net` directory below a root.
+    pub(super) fn new(root: &Path, is_own: bool) -> Self {
         Self {
-            net,
+            net: root.join("net"),
+            is_own,
             unix: None,
             v4: None,
             v6: None,
@@ -47,11 +49,23 @@ impl Tables {
         }
     }
 
+    /// Opens as many of them as possible.
+    pub(super) fn open(&mut self) {
+        self.unix = UnixTable::open(&self.net, self.is_own).ok();
+        self.v4 = TcpTable::open(&self.net, Family::V4).ok();
+        self.v6 = TcpTable::open(&self.net, Family::V6).ok();
+    }
+
+    /// Changes their location.
+    pub(super) fn move_to(&mut self, root: &Path) {
+        self.net = root.join("net");
+    }
+
     /// Passes over the unix table, and returns the number of rows that could not be read.
     pub(super) fn read_unix(&mut self) -> io::Result<u64> {
         let table = match &mut self.unix {
             Some(table) => table,
-            None => self.unix.insert(UnixTable::open(&self.net)?),
+            None => self.unix.insert(UnixTable::open(&self.net, self.is_own)?),
         };
         let read = table.read(&mut self.pass);
         if read.is_err() {
@@ -60,12 +74,20 @@ impl Tables {
         read.map(|()| self.pass.unreadable)
     }
 
+    /// Passes over the unix table once more, and adds what the last pass missed.
+    pub(super) fn read_unix_again(&mut self) -> io::Result<()> {
+        let first = std::mem::take(&mut self.pass);
+        let read = self.read_unix();
+        self.pass.add(&first);
+        read.map(|_| ())
+    }
+
     /// The unix listeners of the last pass.
     pub(super) fn unix(&self) -> impl Iterator<Item = (SocketId, &[u8], UnixFigures)> {
         self.pass.listeners.iter().flat_map(|(name, sockets)| {
             let pending = self.pass.pending.get(name).copied().unwrap_or_default();
             sockets.iter().enumerate().map(move |(index, socket)| {
-                // Which of the sockets that share a name a connection waits at is in no table.
+                // If several sockets share a name, no table shows at which of them a connection waits.
                 let pending = if index == 0 {
                     pending
                 } else {
@@ -87,7 +109,7 @@ impl Tables {
 
     /// The unix listeners of the last pass as a listing.
     pub(super) fn list_unix(&self) -> Vec<UnixListener> {
-        // An inode that two rows bear is that of the first: one of them is part of a name that cannot be seen from here.
+        // If two rows have the same inode, the first counts: one of them is part of a name that cannot be verified from here.
         let mut rows: HashMap<SocketId, UnixListener> = HashMap::new();
         for (id, name, figures) in self.unix() {
             rows.entry(id).or_insert_with(|| UnixListener {
@@ -105,7 +127,7 @@ impl Tables {
         rows
     }
 
-    /// Reads the TCP listeners of a family until `each` breaks off, and returns the number of rows that could not be read.
+    /// Reads the TCP listeners of a family until `each` breaks, and returns the number of rows that could not be read.
     pub(super) fn read_tcp(
         &mut self,
         family: Family,

@@ -1,37 +1,42 @@
 //! Which of the listed sockets belong to which listener: those that the user named, or all that discovery finds.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::Path;
 use std::sync::Arc;
-
-use regex_lite::Regex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::blocked::Blocked;
-use super::looks::Looks;
+use super::node::Node;
 use super::refused::{Refusals, Target};
+use super::scans::Scans;
 use super::sockets::Sockets;
 use crate::kernel::SocketId;
 use crate::kernel::inet::Bound;
 use crate::kernel::mount::{Resolver, Unresolved};
 use crate::kernel::procnet::unix as table;
-use crate::listener::{Address, Listener, PathTarget, UnixName, match_tcp, match_unix};
-use crate::sample::{Absence, LimitSource, NginxLog, Presence, Refused, Sample, Waiting, Watched};
+use crate::listener::{Address, Filter, Listener, PathTarget, UnixName, match_tcp, match_unix};
+use crate::sample::{
+    Absence, LeftOut, LimitSource, NginxLog, Presence, Refused, Sample, Waiting, Watched,
+};
 
-/// What to look at.
+/// Which listeners to watch.
 #[derive(Debug)]
 pub enum Watch {
     /// These listeners, present or not.
     Configured(Vec<Listener>),
+    /// Of these listeners those that are there.
+    Selected(Vec<Listener>),
     /// Every listener of the network namespace.
     Discover(Discovery),
 }
 
 impl Watch {
-    /// These listeners, or where there are none, all.
+    /// These listeners, or where there are none, all. Of many namespaces hardly any has them.
     #[must_use]
-    pub fn new(listeners: Vec<Listener>, discovery: Discovery) -> Self {
+    pub fn new(listeners: Vec<Listener>, discovery: Discovery, node: Option<&Node>) -> Self {
         if listeners.is_empty() {
             Self::Discover(discovery)
+        } else if node.is_some() {
+            Self::Selected(listeners)
         } else {
             Self::Configured(listeners)
         }
@@ -41,9 +46,9 @@ impl Watch {
 /// Bounds of discovery.
 #[derive(Debug)]
 pub struct Discovery {
-    /// Addresses that this matches anywhere are left out.
-    pub exclude: Option<Regex>,
-    /// Listeners at most.
+    /// Listeners that are watched, by their address.
+    pub filter: Filter,
+    /// Listeners at most: those of all namespaces of one share together.
     pub limit: usize,
     /// Inodes of this process' own listening sockets, which are left out.
     pub own: Vec<u32>,
@@ -52,15 +57,17 @@ pub struct Discovery {
 /// Turns listings into watched listeners.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    watch: Watch,
+    watch: Arc<Watch>,
+    /// Listeners that the watchers of all namespaces of one share watch together.
+    watched: Arc<AtomicUsize>,
     resolver: Resolver,
     /// The sockets of each of the sample's listeners.
     members: Vec<Vec<SocketId>>,
     /// Where each of the sample's listeners listens, if it is a TCP listener.
     bounds: Vec<Vec<Bound>>,
-    /// The limit of each socket whose application was said to ask for one, by inode: with `net.core.somaxconn` as it was when the socket was
-    /// first seen. Absent where that could not be read.
-    told: HashMap<u32, Option<u32>>,
+    /// The limit of each socket of a listener with `backlog=`, by inode, from `net.core.somaxconn` when the socket was first seen. Absent if
+    /// that could not be read.
+    configured_limits: HashMap<u32, Option<u32>>,
 }
 
 /// Indexes into the listing of one kind.
@@ -71,24 +78,78 @@ struct Members {
 }
 
 impl Watcher {
-    pub(super) fn new(watch: Watch, procfs: &Path) -> Self {
+    pub(super) fn new(watch: Arc<Watch>, resolver: Resolver) -> Self {
         Self {
             watch,
-            resolver: Resolver::new(procfs),
+            watched: Arc::default(),
+            resolver,
             members: Vec::new(),
             bounds: Vec::new(),
-            told: HashMap::new(),
+            configured_limits: HashMap::new(),
         }
     }
 
-    /// Works out, from a fresh listing, which listeners there are and which sockets each has.
+    /// From now on, before it has resolved anything, both have one limit together.
+    pub(super) fn join(&mut self, other: &Self) {
+        self.watched = Arc::clone(&other.watched);
+    }
+
+    /// Listeners at most: what others of the share leave, and an equal part in any case.
+    fn limit(&self, discovery: &Discovery, sample: &Sample) -> usize {
+        let others = self.watched.load(Ordering::Relaxed);
+        let others = others.saturating_sub(self.members.len());
+        let left = discovery.limit.saturating_sub(others);
+        left.max(sample.part_of(discovery.limit))
+    }
+
+    /// Counts so many listeners in place of those of the last listing.
+    fn count(&self, listeners: usize) {
+        self.watched.fetch_add(listeners, Ordering::Relaxed);
+        self.watched
+            .fetch_sub(self.members.len(), Ordering::Relaxed);
+    }
+
+    /// Whether a listing of unix sockets would find the same as the last one: each unix listener is configured and has one socket, which every
+    /// round looks up, and its path still leads to the file of that socket. No other socket can have that file while this one exists and holds it.
+    pub(super) fn knows_unix(&mut self, sockets: &Sockets) -> bool {
+        let Watch::Configured(listeners) = &*self.watch else {
+            return false;
+        };
+        let resolver = &mut self.resolver;
+        let mut leads_there = |(listener, members): (&Listener, &Vec<SocketId>)| {
+            let Address::Unix(name) = &listener.address else {
+                return None;
+            };
+            let row = match members.as_slice() {
+                [id] => sockets.unix.iter().find(|row| row.id == *id),
+                _ => None,
+            };
+            Some(row.is_some_and(|row| match name {
+                UnixName::Path(path) => {
+                    let target = resolver.resolve(path);
+                    matches!(target, Ok(PathTarget::Socket(file)) if row.file == Some(file))
+                }
+                UnixName::Abstract(_) => row.name.as_ref() == Some(name),
+            }))
+        };
+        let mut unix = listeners
+            .iter()
+            .zip(&self.members)
+            .filter_map(&mut leads_there)
+            .peekable();
+        // If no unix listener is configured, only the listing shows whether unix_diag answers.
+        unix.peek().is_some() && unix.all(|leads_there| leads_there)
+    }
+
+    /// Determines from a new listing which listeners exist and which sockets each of them has.
     pub(super) fn resolve(
         &mut self,
         sockets: &mut Sockets,
         somaxconn: Option<u32>,
         sample: &mut Sample,
     ) {
-        let found: Vec<Found> = match &self.watch {
+        sample.others_of_share = Arc::strong_count(&self.watched) - 1;
+        let found: Vec<Found> = match &*self.watch {
             Watch::Configured(listeners) => {
                 let resolver = &mut self.resolver;
                 let mut find = |listener: &Listener| find(&listener.address, sockets, resolver);
@@ -106,14 +167,35 @@ impl Watcher {
                     })
                     .collect()
             }
+            Watch::Selected(listeners) => {
+                let resolver = &mut self.resolver;
+                let known = |listener: &Listener| {
+                    let mut known = sample.listeners.iter().map(|watched| &watched.listener);
+                    known.find(|known| known.name == listener.name).cloned()
+                };
+                let found = listeners.iter().filter_map(|listener| {
+                    let (members, presence) = find(&listener.address, sockets, resolver);
+                    let known = known(listener);
+                    let is_there = match presence {
+                        Presence::Up => true,
+                        Presence::Missing(_) => false,
+                        Presence::Unknown => known.is_some(),
+                    };
+                    let listener = known.unwrap_or_else(|| Arc::new(listener.clone()));
+                    is_there.then_some((listener, members, presence))
+                });
+                found.collect()
+            }
             Watch::Discover(discovery) => {
                 let known: BTreeMap<&str, &Arc<Listener>> = sample
                     .listeners
                     .iter()
                     .map(|watched| (watched.listener.name.as_str(), &watched.listener))
                     .collect();
-                let (found, ignored) = discover(discovery, sockets, &mut self.resolver, &known);
-                sample.ignored_listeners = ignored;
+                let limit = self.limit(discovery, sample);
+                let (found, left_out) =
+                    discover(discovery, limit, sockets, &mut self.resolver, &known);
+                sample.left_out = left_out;
                 let lost = sample.listeners.iter().map(|watched| &watched.listener);
                 found
                     .into_iter()
@@ -128,6 +210,7 @@ impl Watcher {
             .iter()
             .flat_map(|(_, members, _)| members.tcp.iter().copied());
         let (unix, tcp): (Vec<_>, Vec<_>) = (unix.collect(), tcp.collect());
+        self.count(found.len());
         self.members = found
             .iter()
             .map(|(_, members, _)| {
@@ -163,14 +246,15 @@ impl Watcher {
             })
             .collect();
         sockets.watch(unix.into_iter(), tcp.into_iter());
-        self.note_told_limits(&sample.listeners, somaxconn);
+        self.keep_configured_limits(&sample.listeners, somaxconn);
     }
 
-    fn note_told_limits(&mut self, listeners: &[Watched], somaxconn: Option<u32>) {
+    fn keep_configured_limits(&mut self, listeners: &[Watched], somaxconn: Option<u32>) {
         let is_unknown = |watched: &Watched| watched.presence == Presence::Unknown;
         if !listeners.iter().any(is_unknown) {
             let present: HashSet<u32> = self.members.iter().flatten().map(|id| id.inode).collect();
-            self.told.retain(|inode, _| present.contains(inode));
+            self.configured_limits
+                .retain(|inode, _| present.contains(inode));
         }
         for (watched, members) in listeners.iter().zip(&self.members) {
             let Some(requested) = watched.listener.requested_backlog else {
@@ -178,26 +262,26 @@ impl Watcher {
             };
             for id in members {
                 let limit = || somaxconn.map(|somaxconn| requested.min(somaxconn));
-                self.told.entry(id.inode).or_insert_with(limit);
+                self.configured_limits.entry(id.inode).or_insert_with(limit);
             }
         }
     }
 
-    /// Puts the limits that were told into the readings of a listener, if each socket has one. Sockets that share a name are not told apart in the
-    /// table, and so it is not known which of them is full.
-    fn apply_told_limits(&self, watched: &mut Watched) -> LimitSource {
+    /// Puts the configured limits into the readings of a listener, if each socket has one. Sockets with the same name cannot be distinguished in
+    /// the table, so it is unknown which of them is full.
+    fn apply_configured_limits(&self, watched: &mut Watched) -> LimitSource {
         let is_unix = matches!(watched.listener.address, Address::Unix(_));
         if watched.listener.requested_backlog.is_none() || (is_unix && watched.readings.len() > 1) {
             return LimitSource::Unknown;
         }
-        let limit = |inode: u32| self.told.get(&inode).copied().flatten();
+        let limit = |inode: u32| self.configured_limits.get(&inode).copied().flatten();
         if watched.readings.iter().any(|r| limit(r.id.inode).is_none()) {
             return LimitSource::Unknown;
         }
         for reading in &mut watched.readings {
             reading.backlog = limit(reading.id.inode);
         }
-        LimitSource::Told
+        LimitSource::Configured
     }
 
     /// Copies the newest readings into the sample.
@@ -225,47 +309,55 @@ impl Watcher {
                     waiting.abandoned = sum(figures().map(|f| Some(f?.abandoned)));
                     waiting.blocked = sum(figures().map(|f| Some(f?.blocked)));
                 }
-                watched.limit = self.apply_told_limits(watched);
+                watched.limit = self.apply_configured_limits(watched);
             } else if is_unix {
                 waiting.blocked = sum(watched.readings.iter().map(|r| blocked.before(r)));
             }
         }
     }
 
-    /// The refusals that witnesses counted, told by listener.
+    /// The refusals that the sources counted, by listener.
     pub(super) fn refused(
         &mut self,
         refusals: &mut Refusals,
+        namespace: Option<u32>,
         sockets: &Sockets,
         sample: &mut Sample,
     ) -> (Vec<Refused>, Option<NginxLog>) {
-        if !refusals.are_witnessed() {
+        if !refusals.are_counted() {
             return (Vec::new(), None);
         }
         let listeners = sample.listeners.iter().zip(&self.members);
         let targets: Vec<Target> = listeners
             .filter_map(|(watched, members)| target(&watched.listener, members, sockets))
             .collect();
-        refusals.read(&targets, &mut self.resolver, &mut sample.outcomes)
+        let (now, resolver) = (sample.at, &mut self.resolver);
+        refusals.read(now, namespace, &targets, resolver, &mut sample.outcomes)
     }
 
-    /// Looks at who waits in the TCP queues that the sample found not to be empty.
-    pub(super) fn look(&self, looks: &mut Looks, sockets: &mut Sockets, sample: &mut Sample) {
+    /// Scans the TCP queues that are not empty in the sample.
+    pub(super) fn scan(&self, scans: &mut Scans, sockets: &mut Sockets, sample: &mut Sample) {
         for (watched, bounds) in sample.listeners.iter().zip(&self.bounds) {
             for bound in bounds {
                 if watched.occupied() && watched.limit == LimitSource::Kernel {
-                    looks.want(*bound);
+                    scans.want(*bound);
                 } else {
-                    looks.empty(*bound);
+                    scans.empty(*bound);
                 }
             }
         }
-        looks.take(sample.at, sockets, &mut sample.outcomes);
+        scans.take(sample.at, sockets, &mut sample.outcomes);
         for (watched, bounds) in sample.listeners.iter_mut().zip(&self.bounds) {
             if !bounds.is_empty() && watched.occupied() && watched.limit == LimitSource::Kernel {
-                watched.waiting.tcp = looks.found(bounds);
+                watched.waiting.tcp = scans.found(bounds);
             }
         }
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.count(0);
     }
 }
 
@@ -274,7 +366,7 @@ fn sum(mut parts: impl Iterator<Item = Option<u32>>) -> Option<u64> {
     parts.try_fold(0, |sum, part| Some(sum + u64::from(part?)))
 }
 
-/// A unix listener as far as a name can mean it.
+/// A unix listener, with everything that a name of a refusal is compared with.
 fn target<'a>(
     listener: &'a Listener,
     members: &[SocketId],
@@ -307,14 +399,26 @@ fn find(address: &Address, sockets: &Sockets, resolver: &mut Resolver) -> (Membe
                 UnixName::Path(path) => resolver.resolve(path),
                 UnixName::Abstract(_) => Err(Unresolved::Missing),
             };
-            members.unix = if sockets.is_read_from_a_table(address) {
-                // It has names as they are printed, and no files.
-                let printed = table::name(&table::printed(name));
-                match_unix(&printed, None, &bound(sockets))
+            if sockets.is_read_from_a_table(address) {
+                // The table has names as they are printed, and no files.
+                let by_name = |name: &UnixName| {
+                    let printed = table::name(&table::printed(name));
+                    match_unix(&printed, None, &bound(sockets))
+                };
+                members.unix = by_name(name);
+                if let (true, UnixName::Path(path)) = (members.unix.is_empty(), name)
+                    && let Some(real) = resolver.real_path(path)
+                {
+                    members.unix = by_name(&UnixName::path(&real));
+                }
+                absence = match why_missing(leads_to) {
+                    Absence::NoListenerOfFile => Absence::NotInTable,
+                    absence => absence,
+                };
             } else {
-                match_unix(name, leads_to.as_ref().ok().copied(), &bound(sockets))
-            };
-            absence = why_missing(leads_to);
+                members.unix = match_unix(name, leads_to.as_ref().ok().copied(), &bound(sockets));
+                absence = why_missing(leads_to);
+            }
         }
         Address::Tcp(_) | Address::TcpPort(_) => {
             let local = sockets.tcp.iter().map(|listener| listener.bound.address);
@@ -334,7 +438,7 @@ fn find(address: &Address, sockets: &Sockets, resolver: &mut Resolver) -> (Membe
     (members, presence)
 }
 
-/// A discovered listener whose source fails now: it is not gone, nothing is known of it.
+/// A discovered listener whose source fails now: it is not removed, but its state is unknown.
 fn unlisted(listener: &Arc<Listener>, sockets: &Sockets) -> Option<Found> {
     sockets
         .failed(&listener.address)
@@ -344,7 +448,7 @@ fn unlisted(listener: &Arc<Listener>, sockets: &Sockets) -> Option<Found> {
 fn bound(
     sockets: &Sockets,
 ) -> impl Iterator<Item = (&UnixName, Option<crate::listener::FileId>)> + Clone {
-    // A listener always has a name; the index has to stay that of the listing.
+    // A listener always has a name. The indexes must stay those of the listing.
     static NAMELESS: UnixName = UnixName::Path(Vec::new());
     sockets
         .unix
@@ -362,13 +466,14 @@ fn why_missing(leads_to: Result<PathTarget, Unresolved>) -> Absence {
     }
 }
 
-/// Every listener of the listing under its address, and the number of those beyond the limit. Listeners that are known stay.
+/// Every listener of the listing by its address, and how many are not watched. Known listeners stay watched.
 fn discover(
     discovery: &Discovery,
+    limit: usize,
     sockets: &Sockets,
     resolver: &mut Resolver,
     known: &BTreeMap<&str, &Arc<Listener>>,
-) -> (Vec<Found>, usize) {
+) -> (Vec<Found>, LeftOut) {
     let mut groups: BTreeMap<Address, Members> = BTreeMap::new();
     for (index, listener) in sockets.unix.iter().enumerate() {
         if let Some(name) = &listener.name {
@@ -384,16 +489,11 @@ fn discover(
             group.tcp.push(index);
         }
     }
+    let groups_found = groups.len();
     let mut found: Vec<Found> = groups
         .into_iter()
         .map(|(address, members)| (address.to_string(), address, members))
-        .filter(|(name, ..)| {
-            let excluded = discovery
-                .exclude
-                .as_ref()
-                .is_some_and(|regex| regex.is_match(name));
-            !excluded
-        })
+        .filter(|(name, ..)| discovery.filter.takes(name))
         .map(|(name, address, members)| {
             let listener = match known.get(name.as_str()) {
                 Some(listener) => Arc::clone(listener),
@@ -402,15 +502,18 @@ fn discover(
             (listener, members, Presence::Up)
         })
         .collect();
-    // A stable sort: what is watched already comes first, the rest by address.
+    // A stable sort: listeners that are already watched come first, and the others follow by address.
     found.sort_by_key(|(listener, ..)| !known.contains_key(listener.name.as_str()));
-    let ignored = found.len().saturating_sub(discovery.limit);
-    found.truncate(discovery.limit);
+    let left_out = LeftOut {
+        excluded: groups_found - found.len(),
+        ignored: found.len().saturating_sub(limit),
+    };
+    found.truncate(limit);
     for (listener, members, _) in &mut found {
         let Address::Unix(UnixName::Path(path)) = &listener.address else {
             continue;
         };
-        // Several sockets of one name: the path may tell which of them it led to once.
+        // Several sockets have this name: the path may have led to one of them before.
         if members.unix.len() > 1
             && let Ok(target) = resolver.resolve(path)
         {
@@ -422,5 +525,5 @@ fn discover(
             members.unix = if current.is_empty() { old } else { current };
         }
     }
-    (found, ignored)
+    (found, left_out)
 }

@@ -1,5 +1,6 @@
 //! What the exporter costs, measured beside the least that sampling can cost: a bare C loop that makes the same two lookups at the same
-//! pace, and one that only sleeps. `make bench` runs it as root with the static release build and writes target/bench.txt and .json.
+//! pace, and one that only sleeps. `make bench` runs it as root with the static release build and writes target/bench.txt and .json; `make bench ONLY=node`
+//! runs one part.
 #![expect(clippy::expect_used, reason = "a bench that cannot go on ends here")]
 
 #[path = "../common/mod.rs"]
@@ -9,6 +10,7 @@ mod common;
 mod cpu;
 mod fallback;
 mod hold;
+mod node;
 mod report;
 mod scrape;
 mod waits;
@@ -19,6 +21,9 @@ use common::exporter::BINARY;
 use common::program;
 use report::Report;
 
+/// Measures a part, and writes what it found.
+type Measure = fn(&mut Report);
+
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if let [_, hold, what, count] = arguments.as_slice()
@@ -27,12 +32,26 @@ fn main() {
         hold::run(what, count);
         return;
     }
+    let parts: [(&str, Measure); 6] = [
+        ("binary", binary),
+        ("cpu", cpu::measure),
+        ("fallback", fallback::measure),
+        ("node", node::measure),
+        ("waits", waits::measure),
+        ("scrape", scrape::measure),
+    ];
+    let wanted: Vec<&str> = arguments
+        .iter()
+        .skip(1)
+        .map(String::as_str)
+        .filter(|a| *a != "--bench")
+        .collect();
     let mut report = Report::default();
-    binary(&mut report);
-    cpu::measure(&mut report);
-    fallback::measure(&mut report);
-    waits::measure(&mut report);
-    scrape::measure(&mut report);
+    for (name, measure) in parts {
+        if wanted.is_empty() || wanted.contains(&name) {
+            measure(&mut report);
+        }
+    }
     report.finish(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target")));
 }
 

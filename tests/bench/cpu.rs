@@ -115,7 +115,7 @@ fn row(report: &mut Report, others: &str, rate: u32, shares: Shares) {
     }
 }
 
-fn compile() -> PathBuf {
+pub(crate) fn compile() -> PathBuf {
     let program = Path::new(env!("CARGO_TARGET_TMPDIR")).join("loop");
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/bench/loop.c");
     let mut gcc = program::command("gcc");
@@ -133,6 +133,7 @@ fn compare(program: &Path, rate: u32) -> Shares {
     let mut empty = Process::start(Command::new(program).arg(&interval));
     let mut bare = Process::start(Command::new(program).args([
         &interval,
+        "-",
         &inode.to_string(),
         &PORT.to_string(),
     ]));
@@ -189,7 +190,7 @@ pub(crate) fn cpu_time(id: u32) -> Duration {
     tasks.map(time).sum()
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }

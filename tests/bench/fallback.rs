@@ -1,4 +1,4 @@
-//! What sampling costs where `sock_diag` is kept away, at the pace that it takes there.
+//! The cost of sampling where `sock_diag` is denied, at the pace that the exporter takes there.
 
 use std::time::{Duration, Instant};
 

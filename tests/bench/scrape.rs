@@ -15,7 +15,6 @@ const SCRAPES: u32 = 1000;
 const EVERY: Duration = Duration::from_millis(10);
 const PLAIN: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n";
 const GZIP: &str = "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept-Encoding: gzip\r\n\r\n";
-const PROMISED_P99: f64 = 0.002;
 const PROMISED_RSS: f64 = 5e6;
 
 pub(crate) fn measure(report: &mut Report) {
@@ -72,15 +71,10 @@ pub(crate) fn measure(report: &mut Report) {
                 &format!("{:.2} MB", result.resident / 1e6),
             );
         }
-        if count == 100 {
-            report.bar(
-                "p99 of a scrape of 100 listeners at most 2 ms",
-                result.plain.p99 <= PROMISED_P99,
-                &format!("{:.2} ms", result.plain.p99 * 1e3),
-            );
+        if count == 1000 {
             let waited = result.crowded.waited;
             report.bar(
-                "no round late for a scrape (but for want of a processor)",
+                "no round late for a scrape of 1,000 listeners (but for want of a processor)",
                 result.crowded.late <= result.quiet.late + (waited / EVERY.as_secs_f64()).floor(),
                 &format!("{:.0} late, {waited:.3} s waited", result.crowded.late),
             );

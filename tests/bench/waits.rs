@@ -1,4 +1,4 @@
-//! What it costs to know who waits: following unix queues in each round, and looking at TCP queues now and then.
+//! The cost of the waits: following unix queues in each round, and scanning TCP queues now and then.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ type Others = fn() -> Held;
 
 pub(crate) fn measure(report: &mut Report) {
     following(report);
-    looks(report);
+    scans(report);
 }
 
 fn following(report: &mut Report) {
@@ -45,7 +45,7 @@ fn following(report: &mut Report) {
         };
         let times = std::thread::scope(|scope| scope.spawn(run).join()).expect("no panic");
         let [lookup, listed, following] = times.map(microseconds);
-        // An empty queue is looked up, and no more.
+        // An empty queue is only looked up.
         let listed = if depth == 0 { lookup } else { listed };
         let adds = listed + following - lookup;
         report.row(&[
@@ -74,7 +74,9 @@ fn follow(depth: u32) -> [Duration; 3] {
     medians(|number| {
         list.clear();
         let start = Instant::now();
-        let queue = unix::queue(&mut channel, id, &unix::lookup(id)).expect("an answer");
+        let queue = channel
+            .ask_one(&unix::lookup(id), |answer| unix::queue(id, answer))
+            .expect("an answer");
         let looked_up = Instant::now();
         let listed = unix::pending(&mut channel, id, &mut list).expect("an answer");
         let pending = Instant::now();
@@ -104,14 +106,14 @@ fn microseconds(time: Duration) -> f64 {
     time.as_secs_f64() * 1e6
 }
 
-fn looks(report: &mut Report) {
+fn scans(report: &mut Report) {
     report.section(&format!(
-        "A look at who waits in a TCP queue (median of {QUERIES}), beside a lookup of the listener"
+        "A scan of a TCP queue (median of {QUERIES}), beside a lookup of the listener"
     ));
     report.row(&[
         "TCP sockets",
         "lookup us",
-        "look us",
+        "scan us",
         "times the lookup",
         "share at one a second %",
     ]);
@@ -127,24 +129,24 @@ fn looks(report: &mut Report) {
         let run = || {
             let _namespace = Namespace::enter();
             let _others = others();
-            look()
+            lookup_and_scan()
         };
         let times = std::thread::scope(|scope| scope.spawn(run).join()).expect("no panic");
-        let [lookup, look] = times.map(microseconds);
+        let [lookup, scan] = times.map(microseconds);
         report.row(&[
             name,
             &format!("{lookup:.1}"),
-            &format!("{look:.0}"),
-            &format!("{:.0}", look / lookup),
-            &format!("{:.2}", look / 1e6 * 100.0),
+            &format!("{scan:.0}"),
+            &format!("{:.0}", scan / lookup),
+            &format!("{:.2}", scan / 1e6 * 100.0),
         ]);
-        report.figure(&format!("TCP look, {name} sockets, us"), look);
+        report.figure(&format!("TCP scan, {name} sockets, us"), scan);
         report.figure(&format!("TCP lookup, {name} sockets, us"), lookup);
     }
 }
 
-/// How long a lookup and a look take, in turn.
-fn look() -> [Duration; 2] {
+/// How long a lookup and a scan take, in turn.
+fn lookup_and_scan() -> [Duration; 2] {
     let address = format!("127.0.0.1:{PORT}");
     let _listener = Listener::tcp(&address, 5);
     let _client = connect_tcp(&address);
@@ -161,16 +163,16 @@ fn look() -> [Duration; 2] {
     medians(|_| {
         let start = Instant::now();
         let lookup = inet::lookup(listener.id, listener.bound);
-        let queue = inet::queue(&mut channel, listener.id, &lookup);
+        let queue = channel.ask_one(&lookup, |answer| inet::queue(listener.id, answer));
         let looked_up = Instant::now();
         let mut waiting = 0;
         inet::members(&mut channel, Family::V4, PORT, |_| waiting += 1).expect("a dump");
-        let looked = Instant::now();
+        let scanned = Instant::now();
         let depth = queue.expect("an answer").expect("it listens").depth;
         assert_eq!((depth, waiting), (1, 1));
         [
             looked_up.duration_since(start),
-            looked.duration_since(looked_up),
+            scanned.duration_since(looked_up),
         ]
     })
 }

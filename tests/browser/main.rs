@@ -188,7 +188,7 @@ fn the_page_follows_a_burst_turns_red_while_full_and_shows_hostile_names_as_text
     let plot = page.eval(&(row(name, "canvas") + ".getAttribute('aria-label')"));
     assert_eq!(
         plot,
-        "depth in the last five minutes: 129 at most, 129 is full"
+        "depth in the last five minutes: highest 129, full at 129"
     );
 
     let seen = page.seen();
@@ -220,7 +220,7 @@ fn without_javascript_it_is_a_table_of_the_moment() {
     assert_eq!(page.eval(&(row("g", "meter") + ".value")), 4);
     assert_eq!(
         page.eval(&(row("tcp::1", "span") + ".innerText")),
-        "nothing listens there"
+        "no socket is listening at this address"
     );
     // The plot needs the script.
     assert_eq!(page.eval(&(row("g", "td.live") + ".offsetWidth")), 0);
@@ -249,7 +249,7 @@ fn a_ninth_page_asks_anew_each_second() {
     let browser = Browser::start();
     let page = browser.open("ninth", &exporter, true);
     let said =
-        "document.getElementById('connection').textContent.startsWith('Asked anew each second')";
+        "document.getElementById('connection').textContent.startsWith('Updated once a second')";
     page.when(said, &json!(true));
     let _clients: Vec<_> = (0..129)
         .map(|_| connect_abstract(b"name").unwrap())

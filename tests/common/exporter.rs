@@ -38,21 +38,27 @@ impl Exporter {
 
     /// As uid 65534, without any capability and any way to get one, from a place where that user may run it.
     pub(crate) fn command_as_nobody(home: &Path, arguments: &[&str]) -> Command {
-        let mut command = super::program::command("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
-        command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
-        command.arg(Self::copy_to(home));
+        let mut command = Self::as_nobody(home);
         Self::configure(&mut command, arguments);
         command
     }
 
-    fn copy_to(home: &Path) -> PathBuf {
+    /// The same without any argument.
+    pub(crate) fn as_nobody(home: &Path) -> Command {
+        let mut command = super::program::command("setpriv");
+        command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]);
+        command.args(["--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"]);
+        command.arg(Self::copy_to(home));
+        command
+    }
+
+    pub(crate) fn copy_to(home: &Path) -> PathBuf {
         let copy = home.join("listen-queue-exporter");
         std::fs::copy(BINARY, &copy).expect("the binary can be copied");
         copy
     }
 
-    fn configure(command: &mut Command, arguments: &[&str]) {
+    pub(crate) fn configure(command: &mut Command, arguments: &[&str]) {
         command.args(["--web.listen-address", "127.0.0.1:0"]);
         command.args(arguments);
     }
@@ -154,7 +160,7 @@ impl Exporter {
 
     /// A page whose newest round started after this was called.
     pub(crate) fn fresh(&self) -> Page {
-        // What is booked next may be rounds from before: quiet ones are kept for a while, and one may be under way.
+        // The next recorded rounds may be older: idle rounds are kept for a while, and a round may be in progress.
         let next = self.after(&self.scrape());
         self.after(&next)
     }

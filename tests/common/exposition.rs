@@ -88,6 +88,14 @@ impl Page {
         self.labelled(&name, &[("listener", listener), ("le", le)])
     }
 
+    /// How many series a listener has, or those without a listener.
+    pub(crate) fn count(&self, listener: Option<&str>) -> usize {
+        let series = self.series.keys();
+        let of =
+            series.filter(|(_, labels)| labels.get("listener").map(String::as_str) == listener);
+        of.count()
+    }
+
     /// Every label of the listeners that the page knows.
     pub(crate) fn listeners(&self) -> BTreeSet<&str> {
         let series = self.series.keys();

@@ -31,6 +31,22 @@ pub(crate) fn get(server: SocketAddr, path: &str, headers: &[&str]) -> Answer {
     request(server, &format!("GET {path} HTTP/1.1"), headers, "")
 }
 
+/// The body of the answer to a GET, if it comes whole: of a server that may end the connection meanwhile.
+pub(crate) fn try_get(server: SocketAddr, path: &str) -> Option<Vec<u8>> {
+    let mut stream = connect(server);
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n");
+    let mut answer = Vec::new();
+    stream.write_all(request.as_bytes()).ok()?;
+    stream.read_to_end(&mut answer).ok()?;
+    let end = answer.windows(4).position(|window| window == b"\r\n\r\n")?;
+    let head = str::from_utf8(&answer[..end]).ok()?.to_lowercase();
+    let length = head
+        .lines()
+        .find_map(|line| line.strip_prefix("content-length: "))?;
+    let body = answer.split_off(end + 4);
+    (length.parse() == Ok(body.len())).then_some(body)
+}
+
 pub(crate) fn request(server: SocketAddr, line: &str, headers: &[&str], body: &str) -> Answer {
     let mut stream = connect(server);
     let headers: String = headers.iter().flat_map(|line| [line, "\r\n"]).collect();

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// A load is bounded in count by what it is told and in time by this.
+/// The maximum duration of a load. Its count is an argument.
 const LIMIT: Duration = Duration::from_mins(2);
 /// More than a status line needs.
 const HEAD: usize = 1024;

@@ -5,6 +5,7 @@ pub(crate) mod exposition;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod namespace;
+pub(crate) mod pods;
 pub(crate) mod program;
 pub(crate) mod sandbox;
 pub(crate) mod site;

@@ -115,6 +115,12 @@ impl Mounts {
         self.0.push(target.to_owned());
     }
 
+    /// Mounts procfs anew, so that users see no processes but their own.
+    pub(crate) fn proc_without_others(&mut self) {
+        let (path, kind) = (Path::new("/proc"), Some("proc"));
+        self.mount(kind, path, kind, MsFlags::empty(), "hidepid=2");
+    }
+
     /// Makes the root file system read-only for this thread and its children. It stays so.
     #[expect(
         clippy::unused_self,
@@ -144,7 +150,7 @@ impl Mounts {
 impl Drop for Mounts {
     fn drop(&mut self) {
         for path in self.0.iter().rev() {
-            // Whoever still holds it keeps it; the namespace goes with the test anyway.
+            // A process that still holds it keeps it. The namespace ends with the test anyway.
             let _ = nix::mount::umount2(path, MntFlags::MNT_DETACH);
         }
     }
@@ -157,7 +163,7 @@ fn unshare(what: CloneFlags) {
 }
 
 /// As `ip link set lo up`, without a process: one that is being made holds copies of other tests' sockets for a moment, and a client
-/// that is closed meanwhile is not gone.
+/// that is closed meanwhile stays connected.
 fn bring_loopback_up() {
     const NEW_LINK: u16 = 16;
     const REQUEST_AND_ACKNOWLEDGE: u16 = 1 | 4;

@@ -74,7 +74,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // A server that is told to end takes its workers with it.
+        // A server that ends on a signal also ends its workers.
         if !matches!(self.0.try_wait(), Ok(Some(_))) {
             self.signal(Signal::TERM);
         }

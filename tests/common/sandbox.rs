@@ -1,4 +1,4 @@
-//! What keeps `sock_diag` away, as a seccomp filter.
+//! Denies `sock_diag` with a seccomp filter.
 
 use std::process::Command;
 

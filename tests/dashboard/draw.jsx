@@ -1,7 +1,12 @@
-// Draws the dashboard's panels with Grafana's own components, from what Prometheus answered during the demo.
+// Draws the dashboard's panels with Grafana's own components, from what Prometheus answered.
 import { createRoot } from "react-dom/client";
-import { FieldType, ThemeContext, createTheme, dateTime, getDisplayProcessor, toDataFrame } from "@grafana/data";
-import { BigValue, BigValueColorMode, BigValueGraphMode, BigValueJustifyMode, PanelChrome, TimeSeries } from "@grafana/ui";
+import { useEffect, useState } from "react";
+import {
+  FieldType, ThemeContext, createTheme, dateTime, getDisplayProcessor, standardTransformers, standardTransformersRegistry, toDataFrame,
+  transformDataFrame,
+} from "@grafana/data";
+import { BigValue, BigValueColorMode, BigValueGraphMode, BigValueJustifyMode, BigValueTextMode, PanelChrome, TimeSeries } from "@grafana/ui";
+import { TableNG } from "@grafana/ui/unstable";
 import dashboard from "../../grafana/dashboard.json";
 
 const { span, answers } = window.ANSWERS;
@@ -11,6 +16,19 @@ const CELL = { w: 52, h: 32 };
 // Rows of the dashboard that are drawn: what the person on call looks at first.
 const UNTIL = "Why is the limit what it is?";
 
+standardTransformersRegistry.setInit(() =>
+  [...new Set(Object.values(standardTransformers))].map((transformation) => ({ id: transformation.id, transformation, name: transformation.name, editor: () => null })),
+);
+
+// The overrides of a field, by its frame or its name.
+function override(config, overrides, matches) {
+  for (const { id, value } of overrides.filter(matches).flatMap((one) => one.properties)) {
+    const keys = id.split(".");
+    const last = keys.pop();
+    keys.reduce((inner, key) => (inner[key] ??= {}), config)[last] = value;
+  }
+}
+
 function frames(panel) {
   const { defaults, overrides } = panel.fieldConfig;
   const made = panel.targets.flatMap((target) =>
@@ -19,21 +37,16 @@ function frames(panel) {
       return toDataFrame({
         refId: target.refId,
         fields: [
-          { name: "time", type: FieldType.time, values: series.values.map(([at]) => at * 1000), config: { interval: 1000 } },
+          { name: "time", type: FieldType.time, values: series.values.map(([at]) => at * 1000), config: { interval: span.step * 1000 } },
           { name, type: FieldType.number, values: series.values.map(([, value]) => (value === "NaN" ? null : Number(value))), config: { displayName: name } },
         ],
       });
     }),
   );
   for (const frame of made) {
-    const properties = overrides.filter((o) => o.matcher.options === frame.refId).flatMap((o) => o.properties);
     for (const field of frame.fields.filter((field) => field.type === FieldType.number)) {
       field.config = { ...structuredClone(defaults), ...field.config };
-      for (const { id, value } of properties) {
-        const keys = id.split(".");
-        const last = keys.pop();
-        keys.reduce((config, key) => (config[key] ??= {}), field.config)[last] = value;
-      }
+      override(field.config, overrides, (one) => one.matcher.options === frame.refId);
       const custom = field.config.custom ?? {};
       custom.lineInterpolation ??= "linear";
       field.config.custom = { axisPlacement: "auto", scaleDistribution: { type: "linear" }, ...custom };
@@ -49,13 +62,61 @@ function frames(panel) {
 }
 
 function Stat({ panel, width, height }) {
-  const [frame] = frames(panel);
-  const field = frame?.fields[1];
-  const display = field ? field.display(field.values[field.values.length - 1]) : { text: panel.fieldConfig.defaults.noValue ?? "No data", numeric: NaN };
+  const data = frames(panel);
+  const display = (frame) => {
+    const field = frame?.fields[1];
+    const name = data.length > 1 ? { title: field.config.displayName } : {};
+    return field ? { ...field.display(field.values[field.values.length - 1]), ...name } : { text: panel.fieldConfig.defaults.noValue ?? "No data", numeric: NaN };
+  };
+  const shown = data.length === 0 ? [undefined] : data;
   return (
-    <BigValue theme={theme} width={width} height={height} value={display} colorMode={BigValueColorMode.Background}
-      graphMode={BigValueGraphMode.None} justifyMode={BigValueJustifyMode.Center} />
+    <div style={{ display: "flex", gap: 4 }}>
+      {shown.map((frame, index) => (
+        <BigValue key={index} theme={theme} width={width / shown.length - 4} height={height} value={display(frame)} colorMode={BigValueColorMode.Background}
+          graphMode={BigValueGraphMode.None} justifyMode={BigValueJustifyMode.Center} textMode={panel.options.textMode === "value" ? BigValueTextMode.Value : BigValueTextMode.ValueAndName} />
+      ))}
+    </div>
   );
+}
+
+// What the data source makes of an answer that is a table: a frame for each expression, a column for each label.
+function rows(panel) {
+  return panel.targets.flatMap(({ refId }) => {
+    const series = answers[panel.id][refId] ?? [];
+    if (series.length === 0) return [];
+    const labels = [...new Set(series.flatMap(({ metric }) => Object.keys(metric)))].sort();
+    return [
+      toDataFrame({
+        refId,
+        fields: [
+          { name: "Time", type: FieldType.time, values: series.map(({ values }) => values[0][0] * 1000) },
+          ...labels.map((label) => ({ name: label, type: FieldType.string, values: series.map(({ metric }) => metric[label] ?? ""), config: { filterable: true } })),
+          { name: panel.targets.length > 1 ? `Value #${refId}` : "Value", type: FieldType.number, values: series.map(({ values }) => Number(values[0][1])) },
+        ],
+      }),
+    ];
+  });
+}
+
+function Rows({ panel, width, height }) {
+  const [frame, setFrame] = useState(null);
+  useEffect(() => {
+    const subscription = transformDataFrame(panel.transformations, rows(panel)).subscribe(([made]) => {
+      const { defaults, overrides } = panel.fieldConfig;
+      for (const field of made.fields) {
+        const name = field.config.displayName ?? field.name;
+        field.config = { ...structuredClone(defaults), ...field.config, displayName: name };
+        override(field.config, overrides, (one) => one.matcher.options === name);
+        if (field.type !== FieldType.number) delete field.config.unit;
+        field.config.color ??= { mode: "thresholds" };
+        field.state = { displayName: name };
+        field.display = getDisplayProcessor({ field, theme });
+      }
+      setFrame(made);
+    });
+    return () => subscription.unsubscribe();
+  }, []);
+  return frame && <TableNG data={frame} width={width} height={height} cellHeight={panel.options.cellHeight} enableVirtualization={false} />;
 }
 
 function Series({ panel, width, height }) {
@@ -68,6 +129,7 @@ function Series({ panel, width, height }) {
 function Heatmap({ panel, width, height }) {
   const bound = (series) => (series.metric.le === "+Inf" ? Infinity : Number(series.metric.le));
   const buckets = [...answers[panel.id].A].sort((a, b) => bound(a) - bound(b));
+  if (buckets.length === 0) return <p style={{ padding: 16 }}>No data</p>;
   const row = height / buckets.length;
   const seconds = span.end - span.start;
   const cells = buckets.flatMap((bucket, index) =>
@@ -85,7 +147,7 @@ function Heatmap({ panel, width, height }) {
   return <svg width={width} height={height}>{cells}{labels}</svg>;
 }
 
-const KINDS = { stat: Stat, timeseries: Series, heatmap: Heatmap };
+const KINDS = { stat: Stat, timeseries: Series, heatmap: Heatmap, table: Rows };
 
 function Panel({ panel }) {
   const { x, y, w, h } = panel.gridPos;

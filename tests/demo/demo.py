@@ -5,11 +5,11 @@ In a network namespace of its own with somaxconn 128, 200 requests arrive within
 that. 4 are served, 129 wait, and the rest are refused: nginx answers 502. Then somaxconn is raised, gunicorn restarted (a listener keeps
 the limit that it was given), and the same load passes.
 
-Over TCP nobody is refused: the kernel drops the SYNs that find the queue full, and clients try again later.
+Over TCP no connect is refused: the kernel drops SYNs to a full queue, and clients try again later.
 
     demo.py --exporter BINARY [--gunicorn PROGRAM] [--transport unix|tcp]
 
-It prints what happens as it happens and, at the end, what it found against what has to come out; the exit code tells whether they agree.
+It prints each step and, at the end, the figures with their expected values. The exit code is 0 if all agree.
 Everything that it starts lives in a process namespace of its own and ends with it, also on Ctrl-C.
 """
 
@@ -19,7 +19,6 @@ import errno
 import json
 import os
 import pathlib
-import re
 import shutil
 import signal
 import subprocess
@@ -32,12 +31,16 @@ import urllib.request
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 HERE = pathlib.Path(__file__).resolve().parent
+sys.path.append(str(ROOT / "tests/dashboard"))
+import answers as dashboard  # noqa: E402
+
 RULES = ROOT / "deploy/prometheus/rules.yaml"
-DASHBOARD = ROOT / "grafana/dashboard.json"
 
 WORKERS = 4
 REQUESTS = 200
 BURST_SECONDS = 1.0
+# Of an overload that is long enough to be critical without a source of refused connects.
+LASTING = 15
 SERVICE_SECONDS = 2.0
 LOW, HIGH = 128, 4096
 EXPORTER, PROMETHEUS, NGINX, GUNICORN = 10128, 9090, 8080, 8000
@@ -57,18 +60,15 @@ ABSENT = {
 }
 # Seconds after the burst began: the queue is full of work, and two scrapes have seen it.
 FAILURE = 10
+# Seconds that the dashboard shows then.
+SHOWN = 60
 # Waiting for a condition ends in a failure after this long.
 PATIENCE = 240
 
 
 def main():
     arguments = parse_arguments()
-    missing = [program for program in ("nginx", "prometheus", "unshare", "ip") if not shutil.which(program)]
-    missing += [path for path in (arguments.gunicorn, arguments.exporter) if not os.access(path, os.X_OK)]
-    if missing:
-        sys.exit(f"missing: {', '.join(missing)}; install with: tests/install.sh base, build the exporter with: cargo build")
-    if os.environ.get("LISTEN_QUEUE_DEMO") != "inside":
-        enter_namespaces()
+    begin(arguments, ["nginx", "prometheus", "unshare", "ip"])
     with tempfile.TemporaryDirectory(prefix="listen-queue-demo-") as directory:
         demo = Demo(arguments, pathlib.Path(directory))
         try:
@@ -87,9 +87,19 @@ def parse_arguments():
     parser.add_argument("--exporter", required=True, type=os.path.abspath)
     parser.add_argument("--gunicorn", default=str(ROOT / "target/tools/bin/gunicorn"), type=os.path.abspath)
     parser.add_argument("--transport", choices=("unix", "tcp"), default="unix")
-    parser.add_argument("--without-sock-diag", choices=("told", "untold"), help="keep sock_diag away from the exporter, and tell it the backlog or not")
+    parser.add_argument("--without-sock-diag", choices=("configured", "unknown"), help="deny sock_diag to the exporter, with the backlog configured or unknown")
     parser.add_argument("--answers", type=os.path.abspath, help="a file for what Prometheus answered to the dashboard, for tests/dashboard/draw.sh")
     return parser.parse_args()
+
+
+def begin(arguments, programs, groups="base"):
+    """Sees that all programs are there, and goes on in namespaces of its own."""
+    missing = [program for program in programs if not shutil.which(program)]
+    missing += [path for path in (arguments.gunicorn, arguments.exporter) if not os.access(path, os.X_OK)]
+    if missing:
+        sys.exit(f"missing: {', '.join(missing)}; install with: tests/install.sh {groups}, build the exporter with: cargo build --release")
+    if os.environ.get("LISTEN_QUEUE_DEMO") != "inside":
+        enter_namespaces()
 
 
 def enter_namespaces():
@@ -99,7 +109,7 @@ def enter_namespaces():
     inside = subprocess.Popen(command, env={**os.environ, "LISTEN_QUEUE_DEMO": "inside"})
     # The terminal sends Ctrl-C to both: the inner one cleans up, this one waits for it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # unshare keeps SIGTERM to itself: its child is the one to tell.
+    # unshare does not pass SIGTERM on: the signal goes to its child.
     children = pathlib.Path(f"/proc/{inside.pid}/task/{inside.pid}/children")
     signal.signal(signal.SIGTERM, lambda *_: [os.kill(int(child), signal.SIGTERM) for child in children.read_text().split()])
     sys.exit(inside.wait())
@@ -127,6 +137,11 @@ class Demo:
         if self.arguments.without_sock_diag:
             self.burst()
             self.check_without_sock_diag()
+            if self.arguments.without_sock_diag == "configured":
+                self.say(f"the same, and overload for {LASTING} s more")
+                self.burst(goes_on=LASTING)
+                alert = REFUSED_ALERT["unix"]
+                self.check(f"the alert {alert} fired", self.fired(alert))
             return self.failures
         self.say(f"somaxconn {LOW}, {WORKERS} workers, {SERVICE_SECONDS} s a request: {REQUESTS} requests in {BURST_SECONDS:.0f} s")
         self.burst()
@@ -179,9 +194,9 @@ class Demo:
         self.check_equal("200s (capacity + workers)", self.counts.get(200, 0), LOW + 1 + WORKERS)
         peak = self.query('listen_queue_depth_peak{listener="gunicorn"}', self.burst_began + FAILURE)
         self.check_equal("peak depth", [float(series["value"][1]) for series in peak], [LOW + 1])
-        is_told = self.arguments.without_sock_diag == "told"
-        self.check_equal("capacity", self.metric("listen_queue_capacity"), LOW + 1 if is_told else 0)
-        alert = "ListenQueueConnectionsRefused" if is_told else "ListenQueueMayBeFull"
+        is_configured = self.arguments.without_sock_diag == "configured"
+        self.check_equal("capacity", self.metric("listen_queue_capacity"), LOW + 1 if is_configured else 0)
+        alert = "ListenQueueFull" if is_configured else "ListenQueueMayBeFull"
         self.check(f"the alert {alert} fired", self.fired(alert))
 
     def fired(self, alert):
@@ -189,38 +204,37 @@ class Demo:
 
     def check_dashboard(self):
         """Every expression of the dashboard has an answer in the middle of the failure."""
-        panels = json.loads(DASHBOARD.read_text())["panels"]
-        expressions = [target["expr"] for panel in panels for target in panel.get("targets", [])]
-        empty = [expression for expression in expressions if not self.query(plain(expression), self.burst_began + FAILURE)]
+        at = self.burst_began + FAILURE
+        expressions = [target["expr"] for _, target in dashboard.targets()]
+        empty = [expression for expression in expressions if not self.query(dashboard.fill(expression, SHOWN, "15s"), at)]
         absent = ABSENT[self.arguments.transport]
         wrong = [expression for expression in empty if not any(name in expression for name in absent)]
         self.check_equal("panels without data", wrong, [])
 
     def save_answers(self):
         """What each panel's expressions answer over the burst, by panel and expression."""
-        span = {"start": self.burst_began - 15, "end": time.time(), "step": 1}
-        answers = {}
-        for panel in json.loads(DASHBOARD.read_text())["panels"]:
-            for target in panel.get("targets", []):
-                parameters = urllib.parse.urlencode({"query": plain(target["expr"]), **span})
-                result = json.loads(get(PROMETHEUS, f"/api/v1/query_range?{parameters}"))["data"]["result"]
-                answers.setdefault(panel["id"], {})[target["refId"]] = result
-        pathlib.Path(self.arguments.answers).write_text(json.dumps({"span": span, "answers": answers}))
+        found = dashboard.all_of(f"127.0.0.1:{PROMETHEUS}", self.burst_began - 15, time.time(), 1, "15s")
+        pathlib.Path(self.arguments.answers).write_text(json.dumps(found))
 
     # The load.
 
-    def burst(self):
+    def burst(self, goes_on=0):
+        """A burst, and for so many seconds more requests than the workers finish."""
         self.counts = {}
         self.burst_began = time.time()
-        asyncio.run(self.send_burst())
+        asyncio.run(self.send_burst(goes_on))
         self.show()
 
-    async def send_burst(self):
+    async def send_burst(self, goes_on):
         show = asyncio.create_task(self.show_each_second())
         start = time.monotonic()
         requests = []
         for number in range(REQUESTS):
             await asyncio.sleep(start + number * BURST_SECONDS / REQUESTS - time.monotonic())
+            requests.append(asyncio.create_task(self.request()))
+        end = time.monotonic() + goes_on
+        while time.monotonic() < end:
+            await asyncio.sleep(1 / (5 * WORKERS))
             requests.append(asyncio.create_task(self.request()))
         await asyncio.gather(*requests)
         show.cancel()
@@ -322,15 +336,21 @@ class Demo:
         options = ["--nginx.syslog", f"unix:{self.directory}/log.socket"]
         if self.arguments.without_sock_diag:
             command = [sys.executable, str(ROOT / "tests/common/refuse.py"), "socket", str(errno.EPERM), *command]
-            listener = f"gunicorn={address}" + (f",backlog={LOW}" if self.arguments.without_sock_diag == "told" else "")
+            listener = f"gunicorn={address}" + (f",backlog={LOW}" if self.arguments.without_sock_diag == "configured" else "")
             options = []
         self.start("exporter", [*command, "--listener", listener, *options, "--web.listen-address", f"127.0.0.1:{EXPORTER}"])
         self.wait_until_up("the exporter", lambda: self.metric("listen_queue_listener_up") == 1)
 
+    def rules(self):
+        """The rules with a window of one minute instead of five, so that the end of an alert comes sooner."""
+        path = self.directory / "rules.yaml"
+        path.write_text(RULES.read_text().replace("[5m]", "[1m]").replace("offset 5m", "offset 1m").replace("_seconds < 300", "_seconds < 60"))
+        return path
+
     def start_prometheus(self):
         configuration = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-            "rule_files": [str(RULES)],
+            "rule_files": [str(self.rules())],
             "scrape_configs": [{"job_name": "listen-queue-exporter", "static_configs": [{"targets": [f"127.0.0.1:{EXPORTER}"]}]}],
         }
         path = self.directory / "prometheus.yaml"
@@ -391,11 +411,6 @@ class Demo:
 
 def interrupt(*_):
     raise KeyboardInterrupt
-
-
-def plain(expression):
-    """A panel's expression with its variables filled in."""
-    return re.sub(r"\$\w+", ".*", expression.replace("$__rate_interval", "15s"))
 
 
 def expected_capacity(somaxconn):

@@ -29,6 +29,9 @@ fn matches<'t>(pattern: &str, text: &'t str) -> Vec<&'t str> {
         .collect()
 }
 
+/// Where the chart is pushed to, and its name there.
+const CHARTS: &str = "ghcr.io/listen-queue-exporter/charts";
+
 #[test]
 fn the_image_has_one_name_and_the_tag_is_the_version() {
     let mut tagged = 0;
@@ -43,11 +46,21 @@ fn the_image_has_one_name_and_the_tag_is_the_version() {
                     assert_eq!(tag, format!(":{VERSION}"), "{path}");
                     tagged += 1;
                 }
-                None => panic!("{path}: {name}"),
+                None => {
+                    let chart = name.strip_prefix(CHARTS).map(|rest| rest.split_once(':'));
+                    let version = chart.unwrap_or_else(|| panic!("{path}: {name}"));
+                    assert!(
+                        version.is_none_or(|(_, version)| version == VERSION),
+                        "{path}"
+                    );
+                }
             }
         }
         for reference in matches(r"\?ref=[\w.-]+", &text) {
             assert_eq!(reference, format!("?ref=v{VERSION}"), "{path}");
+        }
+        for file in matches(r"\blisten-queue-exporter[_-][0-9]+\.[0-9]+\.[0-9]+", &text) {
+            assert!(file.ends_with(VERSION), "{path}: {file}");
         }
         for release in matches(r"/(blob|download)/v[0-9][\w.-]*", &text) {
             assert!(
@@ -60,6 +73,27 @@ fn the_image_has_one_name_and_the_tag_is_the_version() {
 }
 
 #[test]
+fn the_changelog_and_the_readme_say_whether_this_version_is_released() {
+    let changelog = read("CHANGELOG.md");
+    let released = matches(r"(?m)^## \[[0-9][^\]]*\]", &changelog);
+    let is_out = released
+        .first()
+        .inspect(|heading| assert_eq!(**heading, format!("## [{VERSION}]")))
+        .is_some();
+    let readme = read("README.md");
+    let (head, _) = readme.split_once("\n## ").unwrap();
+    assert_eq!(
+        head.contains("Nothing is published yet"),
+        !is_out,
+        "the first lines of README.md until the first release"
+    );
+    let lock = read("Cargo.lock");
+    assert!(lock.contains(&format!(
+        "name = \"listen-queue-exporter\"\nversion = \"{VERSION}\"\n"
+    )));
+}
+
+#[test]
 fn the_port_is_the_same_everywhere() {
     let expose = &stages()[1];
     let expose = expose.iter().find(|i| i.word == "EXPOSE").unwrap();
@@ -67,8 +101,8 @@ fn the_port_is_the_same_everywhere() {
     for (path, port) in [
         ("deploy/compose/prometheus.yaml", format!("nginx:{PORT}\"")),
         (
-            "deploy/prometheus/prometheus.yaml",
-            format!("localhost:{PORT}\""),
+            "deploy/prometheus/targets.yaml",
+            format!("- localhost:{PORT}\n"),
         ),
         (
             "deploy/systemd/listen-queue-exporter.env",
@@ -122,7 +156,7 @@ fn every_metric_exists() {
             known.extend(["bucket", "sum", "count"].map(|s| format!("{}_{s}", metric.name)));
         }
     }
-    // What prometheus-adapter is told to call it.
+    // The name that prometheus-adapter gives it.
     known.insert("listen_queue_utilization".to_owned());
     let mut seen = 0;
     let folders = ["kubernetes", "compose", "systemd", "nginx", "gunicorn"];

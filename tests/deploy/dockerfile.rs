@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use crate::common::program;
 use crate::files::{ROOT, read};
 
-/// The revision that the tests' build is told.
+/// The revision that is passed to the tests' build.
 pub(crate) const REVISION: &str = "revision-of-the-test";
 
 /// A line of a Dockerfile with those that continue it: the word and the rest.

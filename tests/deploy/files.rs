@@ -38,9 +38,12 @@ pub(crate) fn all(places: &[&str]) -> BTreeMap<String, String> {
 /// The documents of a YAML text.
 pub(crate) fn yaml(text: &str) -> Vec<Value> {
     const TO_JSON: &str =
-        "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(sys.argv[1]))))";
+        "import json, sys, yaml; print(json.dumps(list(yaml.safe_load_all(open(sys.argv[1])))))";
+    // An argument may be shorter than a dashboard.
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), text).unwrap();
     let mut python = container_tool("python");
-    let json = program::run(python.args(["-c", TO_JSON, text]));
+    let json = program::run(python.args(["-c", TO_JSON]).arg(file.path()));
     serde_json::from_str(&json).unwrap()
 }
 

@@ -5,14 +5,55 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
+use crate::common::exporter::BINARY;
 use crate::common::program;
-use crate::dockerfile::REVISION;
+use crate::dockerfile::{self, REVISION};
 use crate::files::{ROOT, container_tool};
-use crate::podman::{exporter_image, podman};
+use crate::podman::{Podman, exporter_image, podman};
 use listen_queue_exporter::VERSION;
 use listen_queue_exporter::cli::PORT;
 
 const LARGEST: u64 = 5 * 1024 * 1024;
+
+#[test]
+fn the_released_binary_is_a_hardened_static_pie() {
+    let binary = dockerfile::builder().join("src/image/listen-queue-exporter");
+    let mut readelf = container_tool("readelf");
+    let headers = program::run(
+        readelf
+            .arg("--headers")
+            .arg("--wide")
+            .arg("--dynamic")
+            .arg(&binary),
+    );
+    let has = |parts: &[&str]| {
+        headers
+            .lines()
+            .any(|line| parts.iter().all(|part| line.contains(part)))
+    };
+    assert!(
+        has(&["Type:", "DYN (Position-Independent Executable"]),
+        "PIE: {headers}"
+    );
+    assert!(
+        has(&["(FLAGS_1)", "NOW", "PIE"]) && has(&["GNU_RELRO"]),
+        "full RELRO: {headers}"
+    );
+    assert!(
+        has(&["GNU_STACK", " RW  "]) && !has(&["GNU_STACK", "RWE"]),
+        "NX: {headers}"
+    );
+    assert!(
+        !has(&["INTERP"]) && !has(&["(NEEDED)"]),
+        "static: {headers}"
+    );
+    assert!(
+        !headers
+            .lines()
+            .any(|line| line.contains("LOAD") && line.contains("RWE")),
+        "W^X: {headers}"
+    );
+}
 
 #[test]
 fn the_image_holds_the_static_binary_and_nothing_else() {
@@ -29,7 +70,7 @@ fn the_image_holds_the_static_binary_and_nothing_else() {
 }
 
 #[test]
-fn the_image_says_what_it_is_and_runs_as_nobody_in_particular() {
+fn the_image_has_labels_and_runs_as_an_unprivileged_user() {
     let (podman, _turn) = podman();
     let inspected = podman.run(&["image", "inspect", &exporter_image()]);
     let inspected: Value = serde_json::from_str(&inspected).unwrap();
@@ -57,7 +98,52 @@ fn the_image_runs_without_a_network_a_capability_or_a_place_to_write() {
         &image,
         "--version",
     ]);
-    assert_eq!(printed, format!("listen-queue-exporter {VERSION}\n"));
+    let expected = format!("listen-queue-exporter, version {VERSION} (revision: {REVISION})\n");
+    assert!(printed.starts_with(&expected), "{printed}");
+}
+
+/// A container of an application, for as long as a test needs it.
+struct Application(String);
+
+impl Application {
+    fn start(podman: &Podman) -> Self {
+        let id = podman.run(&["run", "--detach", "--network=none", &exporter_image()]);
+        Self(id.trim().to_owned())
+    }
+}
+
+#[test]
+fn check_runs_in_a_container_of_its_own_beside_one_without_preparation() {
+    let (podman, _turn) = podman();
+    let application = Application::start(podman);
+    let network = format!("--network=container:{}", application.0);
+    let processes = format!("--pid=container:{}", application.0);
+    let image = exporter_image();
+    // As docker run --network container:NAME.
+    let printed = podman.run(&["run", "--rm", &network, &image, "check"]);
+    assert!(printed.contains(&format!("tcp:[::]:{PORT}")), "{printed}");
+    // As kubectl debug --target: the processes are shared, too, so that the owner is seen.
+    let debug = [
+        "run",
+        "--rm",
+        &network,
+        &processes,
+        "--entrypoint=/listen-queue-exporter",
+        &image,
+        "check",
+    ];
+    let printed = podman.run(&debug);
+    assert!(
+        printed.contains("listen-queue-exporter 1") || printed.contains("listen-queue-e"),
+        "{printed}"
+    );
+    // From the host, without an image.
+    let process = podman.run(&["inspect", "--format={{.State.Pid}}", &application.0]);
+    let mut nsenter = program::command("nsenter");
+    nsenter.args(["-t", process.trim(), "-n", BINARY, "check"]);
+    let printed = program::run(&mut nsenter);
+    assert!(printed.contains(&format!("tcp:[::]:{PORT}")), "{printed}");
+    podman.run(&["rm", "--force", "--time=0", &application.0]);
 }
 
 #[test]

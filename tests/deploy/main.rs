@@ -1,5 +1,5 @@
 //! What is shipped to run the exporter elsewhere: the image, manifests, units and workflows, checked against their schemas and the code, and
-//! tried in real containers. Run as root; `tests/install.sh base containers` installs the programs that are needed.
+//! tried in real containers. Run as root; `tests/install.sh base containers packages` installs the programs that are needed.
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,
@@ -11,13 +11,21 @@
 mod common;
 
 mod agreement;
+mod alertmanager;
 mod dockerfile;
 mod files;
 mod gvisor;
+mod helm;
 mod image;
 mod manifests;
+#[path = "../../deploy/packages/manual.rs"]
+#[expect(dead_code, reason = "as a program it has a main")]
+mod manual;
+mod memory;
+mod packages;
 mod pod;
 mod podman;
+mod scraping;
 mod settings;
 mod systemd;
 mod workflows;

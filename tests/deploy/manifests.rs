@@ -14,11 +14,13 @@ use crate::podman::exporter_image;
 use listen_queue_exporter::cli::PORT;
 
 const EXPORTER: &str = "listen-queue-exporter";
+/// The label by which a pod with the sidecar is found.
+const SCRAPE: &str = "listen-queue-exporter/scrape";
 /// The oldest release with native sidecars switched on, and the newest that the tool knows.
 const RELEASES: &[&[&str]] = &[&["--kubernetes-version", "1.29"], &[]];
 /// Defined by operators, not by Kubernetes.
 const CUSTOM: &[&str] = &["PodMonitor", "PrometheusRule", "ScaledObject"];
-/// Somebody's own workloads, before they have the sidecar.
+/// Workloads of a user, before they have the sidecar.
 const WORKLOADS: &str = "
 apiVersion: apps/v1
 kind: Deployment
@@ -55,10 +57,14 @@ spec:
 
 /// What a user's kustomization with the workloads above and this component makes.
 fn with_component(component: &str) -> String {
+    with_component_on(component, WORKLOADS)
+}
+
+fn with_component_on(component: &str, workloads: &str) -> String {
     let places = Path::new(ROOT).join("target/kustomize");
     fs::create_dir_all(&places).unwrap();
     let place = tempfile::tempdir_in(places).unwrap();
-    fs::write(place.path().join("workloads.yaml"), WORKLOADS).unwrap();
+    fs::write(place.path().join("workloads.yaml"), workloads).unwrap();
     let kustomization = format!(
         "resources: [workloads.yaml]\ncomponents: [../../../deploy/kubernetes/{component}]\n"
     );
@@ -66,7 +72,7 @@ fn with_component(component: &str) -> String {
     kustomize(place.path())
 }
 
-fn validate(manifests: &str) {
+pub(crate) fn validate(manifests: &str) {
     let mut file = tempfile::NamedTempFile::with_suffix(".yaml").unwrap();
     file.write_all(manifests.as_bytes()).unwrap();
     for release in RELEASES {
@@ -143,21 +149,103 @@ fn the_example_is_valid_and_whole() {
     assert_eq!(dashboards.len(), 1);
     let dashboard = dashboards[0]["data"]["listen-queue-exporter.json"].as_str();
     assert_eq!(dashboard, Some(read("grafana/dashboard.json").as_str()));
-    // The pods are those that the Service, the PodMonitor and the autoscalers mean.
+    // The pods are those that the Service and the PodMonitor mean.
     let deployment = of_kind(&documents, "Deployment")[0];
     let labels = &deployment["spec"]["template"]["metadata"]["labels"];
+    let service = &of_kind(&documents, "Service")[0]["spec"]["selector"];
+    assert_eq!(*service, deployment["spec"]["selector"]["matchLabels"]);
     assert_eq!(
-        of_kind(&documents, "Service")[0]["spec"]["selector"],
-        *labels
+        *labels,
+        json!({"app.kubernetes.io/name": "web", SCRAPE: "example"})
     );
-    let monitor = of_kind(&documents, "PodMonitor")[0];
-    let wanted = &monitor["spec"]["selector"]["matchExpressions"][0];
-    assert_eq!(wanted["operator"], "Exists");
-    assert!(labels.get(wanted["key"].as_str().unwrap()).is_some());
+    let monitor = &of_kind(&documents, "PodMonitor")[0]["spec"];
     assert_eq!(
-        monitor["spec"]["podMetricsEndpoints"][0]["port"],
-        "lq-metrics"
+        monitor["selector"],
+        json!({"matchLabels": {SCRAPE: "example"}})
     );
+    assert_eq!(monitor["podMetricsEndpoints"][0]["port"], "lq-metrics");
+    // Its own namespace, and the one for the whole cluster takes other pods: nothing is scraped twice.
+    assert_eq!(monitor.get("namespaceSelector"), None);
+    let cluster = &yaml(&read("deploy/prometheus/podmonitor.yaml"))[0]["spec"];
+    assert_eq!(cluster["namespaceSelector"], json!({"any": true}));
+    assert_eq!(
+        cluster["selector"],
+        json!({"matchLabels": {SCRAPE: "true"}})
+    );
+}
+
+#[test]
+fn kube_prometheus_stack_finds_the_monitoring_by_its_release() {
+    let plain = kustomize("deploy/kubernetes/monitoring");
+    let labelled = kustomize("deploy/kubernetes/kube-prometheus-stack");
+    for manifests in [&plain, &labelled] {
+        validate(manifests);
+    }
+    let mut expected = yaml(&plain);
+    for document in &mut expected {
+        document["metadata"]["labels"]["release"] = json!("kube-prometheus-stack");
+    }
+    assert_eq!(yaml(&labelled), expected);
+}
+
+#[test]
+fn prometheus_may_reach_the_sidecars_of_an_isolated_namespace() {
+    let manifests = kustomize("deploy/kubernetes/networkpolicy");
+    validate(&manifests);
+    let policy = &yaml(&manifests)[0]["spec"];
+    assert_eq!(
+        policy["podSelector"],
+        json!({"matchExpressions": [{"key": SCRAPE, "operator": "Exists"}]})
+    );
+    assert_eq!(policy["policyTypes"], json!(["Ingress"]));
+    assert_eq!(policy["ingress"][0]["ports"], json!([{"port": PORT}]));
+}
+
+/// The names of the init containers of a workload.
+fn init_containers(document: &Value) -> Vec<&str> {
+    let list = &document["spec"]["template"]["spec"]["initContainers"];
+    let list = list.as_array().into_iter().flatten();
+    list.map(|c| c["name"].as_str().unwrap()).collect()
+}
+
+/// The workloads, one of them with the component's annotation.
+fn annotated(workloads: &str, kind: &str, what: &str) -> String {
+    let plain = format!("kind: {kind}\nmetadata: {{");
+    let whole = format!("{plain}annotations: {{listen-queue-exporter/sidecar: {what}}}, ");
+    assert!(workloads.contains(&plain));
+    workloads.replace(&plain, &whole)
+}
+
+#[test]
+fn a_workload_may_want_no_sidecar_or_one_after_its_init_containers() {
+    let last = annotated(WORKLOADS, "Deployment", "after-init");
+    let last = annotated(&last, "StatefulSet", "after-init");
+    let last = annotated(&last, "DaemonSet", "none");
+    let none = annotated(WORKLOADS, "Deployment", "none");
+    let (last, none) = (
+        with_component_on("sidecar", &last),
+        with_component_on("sidecar", &none),
+    );
+    validate(&last);
+    for (manifests, kind, expected) in [
+        (&last, "Deployment", &["theirs", EXPORTER][..]),
+        (&last, "StatefulSet", &[EXPORTER]),
+        (&last, "DaemonSet", &[]),
+        (&none, "Deployment", &["theirs"]),
+        (&none, "StatefulSet", &[EXPORTER]),
+    ] {
+        let documents = yaml(manifests);
+        let workload = of_kind(&documents, kind)[0];
+        assert_eq!(init_containers(workload), expected, "{workload}");
+        let labels = &workload["spec"]["template"]["metadata"]["labels"];
+        let scraped = expected.contains(&EXPORTER).then(|| json!("true"));
+        assert_eq!(labels.get(SCRAPE), scraped.as_ref());
+    }
+    let before = annotated(WORKLOADS, "Deployment", "none");
+    let documents = yaml(&with_component_on("sidecar-before-1.29", &before));
+    let deployment = of_kind(&documents, "Deployment")[0];
+    let containers = &deployment["spec"]["template"]["spec"]["containers"];
+    assert_eq!(containers.as_array().map(Vec::len), Some(1));
 }
 
 #[test]
@@ -175,10 +263,15 @@ fn every_component_adds_what_it_says_to_every_kind_of_workload() {
             assert!(named(&spec["containers"], "app").is_some());
             let sidecar = named(&spec[list], EXPORTER).unwrap();
             assert_eq!(sidecar["image"], exporter_image());
+            assert_eq!(
+                document["spec"]["template"]["metadata"]["labels"][SCRAPE],
+                "true"
+            );
         }
         let theirs = of_kind(&documents, "Deployment")[0];
         let theirs = &theirs["spec"]["template"]["spec"]["initContainers"];
         assert!(named(theirs, "theirs").is_some());
+        assert_eq!(theirs[0]["name"] == EXPORTER, list == "initContainers");
     }
     let manifests = with_component("somaxconn");
     validate(&manifests);
@@ -194,6 +287,19 @@ fn every_component_adds_what_it_says_to_every_kind_of_workload() {
 fn sidecar(component: &str, list: &str) -> Value {
     let documents = yaml(&read(format!("deploy/kubernetes/{component}/sidecar.yaml")));
     documents[0]["spec"]["template"]["spec"][list][0].clone()
+}
+
+#[test]
+fn what_is_pasted_by_hand_is_what_the_component_adds() {
+    let page = read("docs/scraping.md");
+    let section = page.split("## Without kustomize").nth(1).unwrap();
+    let snippet = section.split("```yaml\n").nth(1).unwrap();
+    let snippet = snippet.split("```").next().unwrap();
+    let component = yaml(&read("deploy/kubernetes/sidecar/sidecar.yaml"));
+    assert_eq!(
+        yaml(snippet)[0]["template"],
+        component[0]["spec"]["template"]
+    );
 }
 
 #[test]
@@ -259,6 +365,78 @@ fn the_whole_example_is_restricted() {
         assert_eq!(may["readOnlyRootFilesystem"], true, "{container}");
         assert_eq!(may["capabilities"], json!({"drop": ["ALL"]}), "{container}");
         assert!(may["runAsUser"].as_u64() > Some(0), "{container}");
+    }
+}
+
+/// The DaemonSet of an overlay.
+fn daemonset(overlay: &str) -> Value {
+    let manifests = kustomize(format!("deploy/kubernetes/daemonset/{overlay}"));
+    validate(&manifests);
+    let documents = yaml(&manifests);
+    let mut kinds: Vec<_> = documents
+        .iter()
+        .map(|d| d["kind"].as_str().unwrap())
+        .collect();
+    kinds.sort_unstable();
+    assert_eq!(
+        kinds,
+        ["DaemonSet", "Namespace", "NetworkPolicy", "PodMonitor"]
+    );
+    let daemonset = of_kind(&documents, "DaemonSet")[0].clone();
+    let labels = &daemonset["spec"]["template"]["metadata"]["labels"];
+    let monitor = of_kind(&documents, "PodMonitor")[0];
+    assert_eq!(monitor["spec"]["selector"]["matchLabels"], *labels);
+    let endpoint = &monitor["spec"]["podMetricsEndpoints"][0];
+    assert_eq!(
+        (&endpoint["port"], &endpoint["honorLabels"]),
+        (&json!("lq-metrics"), &json!(true))
+    );
+    let policy = of_kind(&documents, "NetworkPolicy")[0];
+    assert_eq!(policy["spec"]["podSelector"]["matchLabels"], *labels);
+    assert!(
+        documents
+            .iter()
+            .all(|d| d["kind"] == "Namespace"
+                || d["metadata"]["namespace"] == "listen-queue-exporter")
+    );
+    daemonset
+}
+
+#[test]
+fn one_exporter_a_node_has_the_two_capabilities_or_none_and_is_shut_otherwise() {
+    for (overlay, user, added) in [
+        ("full", 0, Some(json!(["SYS_ADMIN", "SYS_PTRACE"]))),
+        ("unprivileged", 65532, None),
+    ] {
+        let daemonset = daemonset(overlay);
+        let spec = &daemonset["spec"]["template"]["spec"];
+        assert_eq!(
+            (&spec["hostPID"], &spec["hostNetwork"]),
+            (&json!(true), &Value::Null)
+        );
+        assert_eq!(spec["tolerations"], json!([{"operator": "Exists"}]));
+        // /var/log/pods is for root and for root's group.
+        let groups = &spec["securityContext"]["supplementalGroups"];
+        assert_eq!(*groups == json!([0]), user != 0);
+        let container = named(&spec["containers"], EXPORTER).unwrap();
+        assert_eq!(container["image"], exporter_image());
+        assert_eq!(container["args"], json!(["--node"]));
+        let may = &container["securityContext"];
+        assert_eq!(may["capabilities"]["drop"], json!(["ALL"]));
+        assert_eq!(may["capabilities"].get("add"), added.as_ref());
+        assert_eq!(
+            (&may["runAsUser"], &may["privileged"]),
+            (&json!(user), &Value::Null)
+        );
+        assert_eq!(may["readOnlyRootFilesystem"], true);
+        assert_eq!(may["allowPrivilegeEscalation"], false);
+        assert_eq!(may["seccompProfile"]["type"], "RuntimeDefault");
+        let mounts = container["volumeMounts"].as_array().unwrap();
+        assert!(mounts.iter().all(|mount| mount["readOnly"] == true));
+        assert_eq!(
+            container["ports"],
+            json!([{"name": "lq-metrics", "containerPort": PORT}])
+        );
     }
 }
 

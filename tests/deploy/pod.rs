@@ -5,18 +5,22 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::iter;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::MutexGuard;
 use std::time::{Duration, Instant};
 
 use nix::sched::CloneFlags;
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 
+use crate::common::exporter::Exporter;
 use crate::common::exposition::{Page, Queue};
-use crate::common::{http, load, wait};
+use crate::common::{http, load, socket, wait};
 use crate::files::{kustomize, of_kind, yaml};
 use crate::podman::{Podman, SOMAXCONN, podman};
 use listen_queue_exporter::cli::PORT;
@@ -163,6 +167,90 @@ impl Drop for Pod<'_> {
     }
 }
 
+/// One exporter for the machine, outside of the pods.
+#[derive(Debug)]
+struct Node {
+    exporter: Exporter,
+    namespace: fs::File,
+}
+
+impl Node {
+    fn start() -> Self {
+        Self {
+            // What was full at the beginning is compared at the end.
+            exporter: Exporter::start(&["--node", "--sample.peak-window", "1h"]),
+            namespace: fs::File::open("/proc/thread-self/ns/net").unwrap(),
+        }
+    }
+
+    /// Backlog, capacity, depth and highest depth of each gunicorn of a pod.
+    fn gunicorns(&self) -> Vec<[f64; 4]> {
+        nix::sched::setns(&self.namespace, CloneFlags::CLONE_NEWNET).unwrap();
+        let page = self.exporter.scrape();
+        let figures = ["backlog", "capacity", "depth", "depth_peak"];
+        let names = figures.map(|figure| format!("listen_queue_{figure}"));
+        let backlogs = page.series.keys().filter(|(name, labels)| {
+            *name == names[0] && labels["listener"] == "unix:/run/app/gunicorn.socket"
+        });
+        let of = |labels: &_, name: &String| page.series[&(name.clone(), Clone::clone(labels))];
+        let mut found: Vec<[f64; 4]> = backlogs
+            .map(|(_, labels)| names.each_ref().map(|name| of(labels, name)))
+            .collect();
+        found.sort_by(|a, b| a[0].total_cmp(&b[0]));
+        found
+    }
+
+    fn shows(&self, gunicorns: [[f64; 4]; 2]) {
+        let mut before = Vec::new();
+        wait::until_true(&format!("{gunicorns:?} of the whole machine"), || {
+            let shown = self.gunicorns();
+            if shown != before {
+                println!("{shown:?}");
+                before.clone_from(&shown);
+            }
+            shown == gunicorns
+        });
+    }
+}
+
+/// The queue of a pod's gunicorn, full as long as this lives: gunicorn is stopped.
+struct HeldFull {
+    stopped: Vec<Pid>,
+    _clients: Vec<OwnedFd>,
+}
+
+impl HeldFull {
+    fn of(pod: &Pod) -> Self {
+        let gunicorn = pod.inspect("gunicorn", "{{.State.Pid}}");
+        let workers = fs::read_to_string(format!("/proc/{gunicorn}/task/{gunicorn}/children"));
+        let stopped: Vec<_> = [gunicorn.as_str()]
+            .into_iter()
+            .chain(workers.unwrap().split_whitespace())
+            .map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap())
+            .collect();
+        for process in &stopped {
+            kill_process(*process, Signal::STOP).unwrap();
+        }
+        let path = format!("/proc/{gunicorn}/root/run/app/gunicorn.socket");
+        let clients = iter::from_fn(|| match socket::connect(&path) {
+            Err(Errno::AGAIN) => None,
+            connected => Some(connected.unwrap()),
+        });
+        Self {
+            _clients: clients.collect(),
+            stopped,
+        }
+    }
+}
+
+impl Drop for HeldFull {
+    fn drop(&mut self) {
+        for process in &self.stopped {
+            let _ = kill_process(*process, Signal::CONT);
+        }
+    }
+}
+
 fn address() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], PORT))
 }
@@ -300,6 +388,7 @@ fn ends_at_once(pod: &Pod) {
 #[test]
 fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its_limits() {
     let (podman, _turn): (_, MutexGuard<()>) = podman();
+    let node = Node::start();
     let full = Pod::play(podman, "full", |_| ());
     let beside = Pod::play(podman, "beside", |spec| {
         let gunicorn = container(spec, "gunicorn")["env"].as_array_mut().unwrap();
@@ -327,9 +416,9 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
     let log = full.logs("nginx");
     let refused = "failed (11: Resource temporarily unavailable) while connecting to upstream";
     assert_eq!(log.matches(refused).count(), bad as usize, "{log}");
-    let witnessed = [("listener", "gunicorn"), ("source", "nginx_log")];
+    let by_nginx = [("listener", "gunicorn"), ("source", "nginx_log")];
     full.when("the refusals that nginx logged", |page| {
-        let seen = page.labelled("listen_queue_refused_connects_total", &witnessed);
+        let seen = page.labelled("listen_queue_refused_connects_total", &by_nginx);
         seen == Some(f64::from(bad))
     });
     let page = full.when("the queue to drain", |page| {
@@ -366,11 +455,23 @@ fn a_full_queue_in_a_pod_shows_in_the_pod_alone_and_the_sidecar_stays_within_its
         ["200", "502"]
     );
     assert_eq!(counts.iter().map(|(count, _)| count).sum::<u32>(), 400);
-    let page = beside.when("the end of the burst", |page| {
+    beside.when("the end of the burst", |page| {
         page.queue("gunicorn") == Queue::of(0, 64)
+    });
+
+    // One exporter for the machine, at its slower pace, says the same of both.
+    let held = [&full, &beside].map(HeldFull::of);
+    full.when("the full queue", |page| {
+        page.queue("gunicorn") == Queue::of(129, SOMAXCONN)
+    });
+    let page = beside.when("the full queue", |page| {
+        page.queue("gunicorn") == Queue::of(65, 64)
     });
     assert_eq!(page.of("listen_queue_depth_peak", "gunicorn"), Some(65.0));
     assert!(page.of("listen_queue_full_episodes_total", "gunicorn") >= Some(1.0));
+    node.shows([[64.0, 65.0, 65.0, 65.0], [128.0, 129.0, 129.0, 129.0]]);
+    drop(held);
+    node.shows([[64.0, 65.0, 0.0, 65.0], [128.0, 129.0, 0.0, 129.0]]);
 
     stayed_within_its_limits(&full, before);
     ends_at_once(&full);

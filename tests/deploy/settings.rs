@@ -38,7 +38,7 @@ fn the_numbers_of_nginx_and_gunicorn_fit_together() {
     let longest = f64::from(backlog + 1) / (f64::from(workers) * pace);
     assert!(longest < f64::from(patience), "{longest}");
 
-    // As told in nginx' comment.
+    // As in the comment of nginx.conf.
     for said in [
         format!("listen backlog          {front}"),
         format!("worker_connections      {connections}"),
@@ -52,12 +52,12 @@ fn the_numbers_of_nginx_and_gunicorn_fit_together() {
     ] {
         assert!(nginx.contains(&said), "{said}");
     }
-    // And as told to the exporter.
-    let told = [
+    // And as configured for the exporter.
+    let configured = [
         read(COMPOSE),
         read("deploy/kubernetes/example/exporter.yaml"),
     ];
-    for text in told {
+    for text in configured {
         assert_eq!(
             number(
                 &text,
@@ -107,7 +107,7 @@ fn compose_follows_its_schema_and_what_it_mounts_is_there() {
         .filter_map(|s| s["ports"].as_array())
         .flatten()
     {
-        // Where README looks for it, and nobody else may.
+        // The address that README uses, which other machines cannot reach.
         assert!(port.as_str().unwrap().starts_with("127.0.0.1:"), "{port}");
     }
     for (name, service) in services {
@@ -202,7 +202,9 @@ fn prometheus_accepts_the_compose_files_settings() {
 fn yamllint_finds_no_mistake_in_any_yaml() {
     let mut git = Command::new("git");
     let listed = program::run(git.args(["ls-files", "*.yaml", "*.yml"]).current_dir(ROOT));
-    let files: Vec<PathBuf> = listed.lines().map(PathBuf::from).collect();
+    // What the templates of the chart become is validated in helm.rs.
+    let listed = listed.lines().filter(|file| !file.contains("/templates/"));
+    let files: Vec<PathBuf> = listed.map(PathBuf::from).collect();
     assert!(files.len() > 10);
     assert!(
         files

@@ -2,18 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::{TcpStream, UdpSocket};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::common::exporter::{BINARY, Exporter};
+use crate::common::http;
 use crate::common::namespace::Namespace;
-use crate::common::program::{self, directory};
-use crate::common::socket::{Listener, connect_all, label};
+use crate::common::program::{self, Process, directory};
+use crate::common::socket::{Listener, connect_abstract, connect_all, label};
 use crate::common::wait;
 use crate::files::{ROOT, container_tool, read};
 use listen_queue_exporter::cli::{ENVIRONMENT_PREFIX, PORT};
 
 const UNIT: &str = "deploy/systemd/listen-queue-exporter.service";
+const DROP_IN: &str = "deploy/systemd/node.conf";
 const ENVIRONMENT: &str = "deploy/systemd/listen-queue-exporter.env";
 const INSTALLED: &str = "/usr/local/bin/listen-queue-exporter";
 /// Of systemd-analyze security, in tenths.
@@ -30,6 +34,81 @@ fn systemd_accepts_the_unit() {
     let output = verify.arg("verify").arg(&copy).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{said}");
+}
+
+#[test]
+fn systemd_accepts_the_drop_in_for_hosts_with_containers_and_it_allows_what_is_needed() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("listen-queue-exporter.service");
+    fs::write(&copy, read(UNIT).replace(INSTALLED, BINARY)).unwrap();
+    let drop_ins = directory.path().join("listen-queue-exporter.service.d");
+    fs::create_dir(&drop_ins).unwrap();
+    fs::write(drop_ins.join("node.conf"), read(DROP_IN)).unwrap();
+    let mut verify = container_tool("systemd-analyze");
+    let output = verify.arg("verify").arg(&copy).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.is_empty(), "{said}");
+    assert!(allowed_calls().contains("setns"));
+    let lines = read(DROP_IN);
+    let flags = lines
+        .lines()
+        .filter_map(|line| line.strip_prefix("Environment="));
+    let flags: Vec<_> = flags.filter_map(|flag| flag.split_once('=')).collect();
+    assert_eq!(flags, [("LISTEN_QUEUE_EXPORTER_NODE", "true")]);
+}
+
+/// Starts the exporter at the first connection to an address, as a `.socket` unit does.
+fn activate(arguments: &[&str]) -> Process {
+    let mut activate = container_tool("systemd-socket-activate");
+    activate
+        .args(arguments)
+        .args([BINARY, "--web.systemd-socket"]);
+    Process::start(activate.stderr(Stdio::piped()))
+}
+
+#[test]
+fn it_serves_on_the_sockets_that_systemd_passes() {
+    let _namespace = Namespace::enter();
+    let _listener = Listener::abstract_unix(b"app", 5);
+    let addresses = ["127.0.0.1:9001", "127.0.0.1:9002"];
+    let _exporter = activate(&["--listen", addresses[0], "--listen", addresses[1]]);
+    for address in addresses {
+        wait::until_true("systemd", || TcpStream::connect(address).is_ok());
+        let page = wait::until("a sample", || {
+            let answer = http::get(address.parse().unwrap(), "/metrics", &[]);
+            let text = answer.text().to_owned();
+            text.contains("unix:@app").then_some(text)
+        });
+        // Its own sockets are none of what it watches.
+        for own in addresses {
+            assert!(!page.contains(own), "{page}");
+        }
+    }
+}
+
+#[test]
+fn a_socket_of_systemd_that_takes_no_tcp_connections_is_refused_with_what_to_do() {
+    let _namespace = Namespace::enter();
+    for arguments in [
+        &["--datagram", "--listen", "127.0.0.1:9003"][..],
+        &["--listen", "@stream"],
+    ] {
+        let mut exporter = activate(arguments);
+        let mut log = BufReader::new(exporter.stderr().unwrap())
+            .lines()
+            .map(Result::unwrap);
+        assert!(log.any(|line| line.starts_with("Listening on")));
+        if arguments.len() == 3 {
+            let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+            socket.send_to(b"x", "127.0.0.1:9003").unwrap();
+        } else {
+            connect_abstract(b"stream").unwrap();
+        }
+        let refusal = "socket 1 of those that systemd passed is not a listening TCP socket";
+        assert!(log.any(|line| line.contains(refusal) && line.contains("ListenStream=")));
+        let ended = wait::until("the exporter to end", || exporter.ended());
+        assert_eq!(ended.code(), Some(1));
+    }
 }
 
 #[test]

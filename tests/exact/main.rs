@@ -1,6 +1,6 @@
-//! What the readers and the follower say of a queue in every sample, held against the truth: a server and clients that log what they
+//! The figures of the readers and the follower in every sample, compared with the truth: a server and clients that log what they
 //! do. No test here starts a process: one that is being made holds copies of all sockets for a moment, and a client that is closed
-//! meanwhile is not gone. Run as root.
+//! meanwhile stays connected. Run as root.
 #![expect(
     clippy::expect_used,
     clippy::unwrap_used,

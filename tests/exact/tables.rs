@@ -73,7 +73,10 @@ fn names(directory: &Path) -> Vec<Name> {
         Name::Abstract(format!("x\n{}", row("@g")).into_bytes()),
         Name::Abstract(format!("y\n{}", row("")).into_bytes()),
         Name::Abstract(format!("z\n{listener}").into_bytes()),
-        Name::Abstract(format!("w\n\n{}\nv", row("@g")).into_bytes()),
+        // Of another address: the same row twice could be hidden by a name.
+        Name::Abstract(
+            format!("w\n\n{}\nv", row("@g").replacen("12345678", "87654321", 1)).into_bytes(),
+        ),
     ];
     // The slashes of the imitated name make directories of the name that holds it.
     let imitated = row(directory.join("g").to_str().unwrap());
@@ -107,7 +110,8 @@ fn by_sock_diag(channel: &mut Channel) -> Unix {
 
 fn by_table(table: &mut UnixTable, pass: &mut UnixPass) -> Unix {
     table.read(pass).unwrap();
-    assert_eq!(pass.unreadable, 0);
+    // Of up to three sockets of one name with a row in it, the second and the third could hide that row.
+    assert!(pass.unreadable <= 2, "{}", pass.unreadable);
     let sockets = pass
         .listeners
         .iter()
@@ -143,7 +147,7 @@ fn in_a_thousand_random_states_both_readers_say_the_same_of_unix_queues() {
         .collect();
     assert!(places.len() >= 10);
     let mut channel = Channel::open().unwrap();
-    let mut table = UnixTable::open(Path::new(NET)).unwrap();
+    let mut table = UnixTable::open(Path::new(NET), true).unwrap();
     let mut pass = UnixPass::default();
     let mut random = fastrand::Rng::with_seed(12);
     let mut depths = BTreeSet::new();
@@ -194,7 +198,7 @@ fn connects_that_sleep_are_counted_by_the_table() {
     let path = directory.path().join("g");
     let listener = Listener::unix(&path, 0);
     let _client = connect(&path).unwrap();
-    let mut table = UnixTable::open(Path::new(NET)).unwrap();
+    let mut table = UnixTable::open(Path::new(NET), true).unwrap();
     let mut pass = UnixPass::default();
     let printed = path.to_str().unwrap().as_bytes().to_vec();
     thread::scope(|scope| {

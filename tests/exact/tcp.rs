@@ -1,4 +1,4 @@
-//! TCP queues: the age of each connection as a look at the table tells it, against when it was made.
+//! TCP queues: the age of each connection in a scan of the table, compared with the time at which it was made.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,14 +17,14 @@ const INTERVAL: Duration = Duration::from_millis(20);
 /// What a tick of the kernel's clock may add or take away.
 const TICK: Duration = Duration::from_millis(10);
 
-struct Look {
+struct Scan {
     span: Span,
     /// The oldest first.
     ages: Vec<Duration>,
     abandoned: usize,
 }
 
-fn look(channel: &mut Channel) -> Look {
+fn scan(channel: &mut Channel) -> Scan {
     let (mut ages, mut abandoned) = (Vec::new(), 0);
     let (asked, span) = timed(|| {
         let port = ADDRESS.parse::<SocketAddr>().unwrap().port();
@@ -38,7 +38,7 @@ fn look(channel: &mut Channel) -> Look {
     });
     asked.unwrap();
     ages.sort_unstable_by(|a, b| b.cmp(a));
-    Look {
+    Scan {
         span,
         ages,
         abandoned,
@@ -56,7 +56,7 @@ fn every_connection_in_a_queue_is_as_old_as_it_is_to_ten_milliseconds() {
         seed: 1,
     };
     let done = AtomicBool::new(false);
-    let (looks, log) = thread::scope(|scope| {
+    let (scans, log) = thread::scope(|scope| {
         let traffic = scope.spawn(|| {
             let left = traffic.run(&listener, || {
                 // A full queue would drop the SYN: then the connection would be made later.
@@ -66,48 +66,48 @@ fn every_connection_in_a_queue_is_as_old_as_it_is_to_ten_milliseconds() {
             left
         });
         let mut channel = Channel::open().unwrap();
-        let mut looks = Vec::new();
+        let mut scans = Vec::new();
         while !done.load(Ordering::Acquire) {
-            looks.push(look(&mut channel));
+            scans.push(scan(&mut channel));
             thread::sleep(INTERVAL);
         }
         let (log, _clients) = traffic.join().unwrap();
-        (looks, log)
+        (scans, log)
     });
     assert!(log.connects.len() < 300 + log.accepts.len());
     let (mut checked, mut connections, mut abandoned) = (0, 0, 0);
-    for look in &looks {
-        if check(look, &log) {
+    for scan in &scans {
+        if check(scan, &log) {
             checked += 1;
-            connections += look.ages.len();
-            abandoned += look.abandoned;
+            connections += scan.ages.len();
+            abandoned += scan.abandoned;
         }
     }
     println!(
-        "{checked} of {} looks, {connections} ages, {abandoned} abandoned",
-        looks.len()
+        "{checked} of {} scans, {connections} ages, {abandoned} abandoned",
+        scans.len()
     );
-    assert!(checked >= looks.len() / 4 && connections >= 1000 && abandoned >= 100);
+    assert!(checked >= scans.len() / 4 && connections >= 1000 && abandoned >= 100);
 }
 
-/// Holds a look against the truth. False if something was done while the kernel walked the table: then no moment is all of it.
-fn check(look: &Look, log: &Log) -> bool {
+/// Compares a scan with the truth. False if something was done while the kernel walked the table: then the scan is not of one moment.
+fn check(scan: &Scan, log: &Log) -> bool {
     let (connects, accepts) = (
-        count(&log.connects, look.span),
-        count(&log.accepts, look.span),
+        count(&log.connects, scan.span),
+        count(&log.accepts, scan.span),
     );
-    let closing = |close: &Span| close.from <= look.span.to && close.to >= look.span.from;
+    let closing = |close: &Span| close.from <= scan.span.to && close.to >= scan.span.from;
     if connects.0 < connects.1 || accepts.0 < accepts.1 || log.closes.values().any(closing) {
         return false;
     }
     let waiting = &log.connects[accepts.0..connects.0];
-    assert_eq!(look.ages.len(), waiting.len());
-    for (age, came) in look.ages.iter().zip(waiting) {
-        assert!(*age + TICK >= look.span.from - came.to, "{age:?}");
-        assert!(*age <= look.span.to - came.from + TICK, "{age:?}");
+    assert_eq!(scan.ages.len(), waiting.len());
+    for (age, came) in scan.ages.iter().zip(waiting) {
+        assert!(*age + TICK >= scan.span.from - came.to, "{age:?}");
+        assert!(*age <= scan.span.to - came.from + TICK, "{age:?}");
     }
-    let gone = log.closes.range(accepts.0..connects.0);
-    let gone = gone.filter(|(_, close)| close.to <= look.span.from);
-    assert_eq!(look.abandoned, gone.count());
+    let closed = log.closes.range(accepts.0..connects.0);
+    let closed = closed.filter(|(_, close)| close.to <= scan.span.from);
+    assert_eq!(scan.abandoned, closed.count());
     true
 }

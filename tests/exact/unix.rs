@@ -1,4 +1,4 @@
-//! Unix queues: what the follower says in every sample of a minute, at three paces, against what the client and the server did.
+//! Unix queues: the figures of the follower in every sample of a minute, at three paces, compared with what the client and the server did.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -37,9 +37,9 @@ fn every_sample_of_a_minute_at_100_ms_is_as_it_was() {
     check(Duration::from_millis(100), Duration::from_millis(20));
 }
 
-/// A sample, and what was made of it.
-struct Look {
-    /// Of the query. What it says was so at some moment in between.
+/// The list of a queue in one sample, and the figures made from it.
+struct Scan {
+    /// The time of the query. The list is that of some moment in between.
     span: Span,
     clients: Vec<u32>,
     step: Step,
@@ -58,10 +58,10 @@ fn check(interval: Duration, service: Duration) {
         seed: u64::try_from(interval.as_micros()).unwrap(),
     };
     let done = AtomicBool::new(false);
-    let (looks, log) = thread::scope(|scope| {
+    let (scans, log) = thread::scope(|scope| {
         let mut sampler = Sampler::new(interval);
-        // Nobody is in the queue at the first look.
-        sampler.look();
+        // The queue is empty at the first scan.
+        sampler.scan();
         let traffic = scope.spawn(|| {
             let left = traffic.run(&listener, || connect_abstract(b"queue").ok());
             done.store(true, Ordering::Release);
@@ -72,12 +72,12 @@ fn check(interval: Duration, service: Duration) {
             next += interval;
             thread::sleep(next.saturating_sub(now()));
             next = next.max(now().saturating_sub(interval));
-            sampler.look();
+            sampler.scan();
         }
         let (log, _clients) = traffic.join().unwrap();
         (sampler.end(), log)
     });
-    Truth::new(&looks, &log).check();
+    Truth::new(&scans, &log).check();
 }
 
 /// The sampler's part on one socket, with times around each query.
@@ -87,7 +87,7 @@ struct Sampler {
     watch: Arc<Watch>,
     follower: Follower,
     ledger: Ledger,
-    looks: Vec<Look>,
+    scans: Vec<Scan>,
 }
 
 impl Sampler {
@@ -105,11 +105,11 @@ impl Sampler {
             watch: Arc::new(Watch::discovered(address)),
             follower: Follower::default(),
             ledger: Ledger::new(interval, Duration::from_mins(1)),
-            looks: Vec::new(),
+            scans: Vec::new(),
         }
     }
 
-    fn look(&mut self) {
+    fn scan(&mut self) {
         let mut clients = Vec::new();
         let (pending, span) = timed(|| unix::pending(&mut self.channel, self.id, &mut clients));
         let (queue, listed) = pending.unwrap().expect("the listener is there");
@@ -117,7 +117,7 @@ impl Sampler {
         assert_eq!(usize::try_from(queue.depth).unwrap(), clients.len());
         let mut waits = Vec::new();
         let step = self.follower.follow(span.from, &clients, |w| waits.push(w));
-        let look = Look {
+        let taken = Scan {
             span,
             step,
             oldest: self.follower.oldest(span.from),
@@ -125,14 +125,14 @@ impl Sampler {
             waits,
             clients,
         };
-        self.book(&look, queue);
-        self.looks.push(look);
+        self.record(&taken, queue);
+        self.scans.push(taken);
     }
 
     /// The ledger makes of it what the follower does.
-    fn book(&mut self, look: &Look, queue: unix::Queue) {
-        self.ledger.book(&Sample {
-            at: look.span.from,
+    fn record(&mut self, scan: &Scan, queue: unix::Queue) {
+        self.ledger.record(&Sample {
+            at: scan.span.from,
             listeners: vec![Watched {
                 listener: Arc::clone(&self.watch),
                 presence: Presence::Up,
@@ -145,47 +145,47 @@ impl Sampler {
                 }],
                 waiting: Waiting {
                     listed: vec![true],
-                    clients: look.clients.clone(),
+                    clients: scan.clients.clone(),
                     ..Waiting::default()
                 },
             }],
             ..Sample::default()
         });
         let waits = self.ledger.view().listener(NAME).unwrap().waits;
-        assert_eq!(waits.oldest, look.oldest.map(|wait| wait.at_least));
-        assert_eq!(waits.abandoned, Some(look.abandoned as u64));
+        assert_eq!(waits.oldest, scan.oldest.map(|wait| wait.at_least));
+        assert_eq!(waits.abandoned, Some(scan.abandoned as u64));
     }
 
-    fn end(self) -> Vec<Look> {
+    fn end(self) -> Vec<Scan> {
         let listener = self.ledger.view().listener(NAME).unwrap();
         let totals = listener.totals.as_ref().unwrap().waits.as_ref().unwrap();
-        let waits: Vec<Duration> = self.looks.iter().flat_map(|l| l.waits.clone()).collect();
-        let unanchored = self.looks.iter().filter(|look| !look.step.anchored);
+        let waits: Vec<Duration> = self.scans.iter().flat_map(|l| l.waits.clone()).collect();
+        let unanchored = self.scans.iter().filter(|scan| !scan.step.anchored);
         assert_eq!(totals.unanchored_rounds, unanchored.count() as u64);
         assert_eq!(totals.waited.count(), waits.len() as u64);
         let sum: f64 = waits.iter().map(Duration::as_secs_f64).sum();
         assert!((totals.waited.sum() - sum).abs() < 1e-6);
-        self.looks
+        self.scans
     }
 }
 
-/// What was said, beside what was done.
+/// The figures, beside what was done.
 struct Truth<'a> {
-    looks: &'a [Look],
+    scans: &'a [Scan],
     log: &'a Log,
     /// The number of the connection of each client.
     numbers: HashMap<u32, usize>,
-    /// The look that started at each time.
+    /// The scan that started at each time.
     times: HashMap<Duration, usize>,
-    /// For each look, the number of the connection at the head, or that the next one will have if nobody waits: at least and at
-    /// most. One client in the list tells it exactly.
+    /// For each scan, the number of the connection at the head, or that the next one will have if the queue is empty: at least and at
+    /// most. One client in the list determines it exactly.
     heads: Vec<(usize, usize)>,
 }
 
-/// What the test has seen, so that it cannot pass for want of cases.
+/// The cases that occurred, so that the test cannot pass without them.
 #[derive(Debug, Default)]
 struct Seen {
-    looks: usize,
+    scans: usize,
     empty: usize,
     only_abandoned: usize,
     anchored: usize,
@@ -195,21 +195,21 @@ struct Seen {
     abandoned: usize,
     heads: usize,
     doubtful_heads: usize,
-    /// Heads whose arrival and a query were at the same time, so that the log cannot tell their order.
+    /// Heads whose arrival and a query were at the same time, so that the log does not determine their order.
     skewed_heads: usize,
     waits: usize,
     longest_queue: usize,
 }
 
 impl<'a> Truth<'a> {
-    fn new(looks: &'a [Look], log: &'a Log) -> Self {
+    fn new(scans: &'a [Scan], log: &'a Log) -> Self {
         let numbers: HashMap<u32, usize> = log.clients.iter().copied().zip(0..).collect();
         assert_eq!(numbers.len(), log.clients.len(), "an inode came back");
-        let times: HashMap<Duration, usize> = looks.iter().map(|l| l.span.from).zip(0..).collect();
-        assert_eq!(times.len(), looks.len());
-        let heads = looks.iter().map(|look| head(look, &numbers, log)).collect();
+        let times: HashMap<Duration, usize> = scans.iter().map(|l| l.span.from).zip(0..).collect();
+        assert_eq!(times.len(), scans.len());
+        let heads = scans.iter().map(|scan| head(scan, &numbers, log)).collect();
         Self {
-            looks,
+            scans,
             log,
             numbers,
             times,
@@ -219,7 +219,7 @@ impl<'a> Truth<'a> {
 
     fn check(&self) {
         let mut seen = Seen::default();
-        for index in 0..self.looks.len() {
+        for index in 0..self.scans.len() {
             self.check_clients(index, &mut seen);
             self.check_head(index, &mut seen);
             if index > 0 {
@@ -236,57 +236,57 @@ impl<'a> Truth<'a> {
         ] {
             assert!(cases > 0);
         }
-        assert!(seen.anchored >= seen.looks / 5 && seen.anchored >= 100);
+        assert!(seen.anchored >= seen.scans / 5 && seen.anchored >= 100);
         assert!(seen.waits >= 200 && seen.longest_queue >= 50);
         // Else the brackets would prove little.
         assert!(seen.skewed_heads <= seen.heads / 4);
     }
 
-    /// Each place of the list is the client's whose turn it is, or 0 if and only if that had gone.
+    /// Each place of the list has the client whose turn it is, or 0 if and only if that client had disconnected.
     fn check_clients(&self, index: usize, seen: &mut Seen) {
-        let look = &self.looks[index];
-        seen.looks += 1;
-        seen.longest_queue = seen.longest_queue.max(look.clients.len());
-        let zeros = look.clients.iter().filter(|client| **client == 0).count();
-        assert_eq!(look.abandoned, zeros);
+        let scan = &self.scans[index];
+        seen.scans += 1;
+        seen.longest_queue = seen.longest_queue.max(scan.clients.len());
+        let zeros = scan.clients.iter().filter(|client| **client == 0).count();
+        assert_eq!(scan.abandoned, zeros);
         seen.abandoned += zeros;
         let (head, at_most) = self.heads[index];
-        if look.clients.is_empty() {
+        if scan.clients.is_empty() {
             seen.empty += 1;
-        } else if zeros == look.clients.len() {
+        } else if zeros == scan.clients.len() {
             seen.only_abandoned += 1;
         }
         if head < at_most {
             return;
         }
-        for (client, number) in look.clients.iter().zip(head..) {
+        for (client, number) in scan.clients.iter().zip(head..) {
             let closed = self.log.closes.get(&number);
             if *client == 0 {
-                assert!(closed.is_some_and(|close| close.from <= look.span.to));
+                assert!(closed.is_some_and(|close| close.from <= scan.span.to));
             } else {
                 assert_eq!(*client, self.log.clients[number]);
-                assert!(closed.is_none_or(|close| close.to >= look.span.from));
+                assert!(closed.is_none_or(|close| close.to >= scan.span.from));
             }
         }
     }
 
-    /// The head came between the two looks that are said.
+    /// The head arrived between the two scans that the follower reports.
     fn check_head(&self, index: usize, seen: &mut Seen) {
-        let look = &self.looks[index];
-        let Some(wait) = look.oldest else {
-            assert!(look.clients[0] == 0 && !look.step.anchored);
+        let scan = &self.scans[index];
+        let Some(wait) = scan.oldest else {
+            assert!(scan.clients[0] == 0 && !scan.step.anchored);
             seen.doubtful_heads += 1;
             return;
         };
-        if look.clients.is_empty() {
+        if scan.clients.is_empty() {
             assert_eq!(wait.at_least, Duration::ZERO);
             return;
         }
         seen.heads += 1;
-        let first = self.times[&(look.span.from - wait.at_least)];
+        let first = self.times[&(scan.span.from - wait.at_least)];
         let not_yet =
-            self.times[&(look.span.from - wait.at_most.expect("nobody was there at first"))];
-        let (present, absent) = (self.looks[first].span, self.looks[not_yet].span);
+            self.times[&(scan.span.from - wait.at_most.expect("the queue was empty at first"))];
+        let (present, absent) = (self.scans[first].span, self.scans[not_yet].span);
         let (head, at_most) = self.heads[index];
         let came = |number: &usize| {
             let came = self.log.connects[*number];
@@ -294,7 +294,7 @@ impl<'a> Truth<'a> {
         };
         assert!(
             (head..=at_most).any(|number| came(&number)),
-            "look {index}: {wait:?}"
+            "scan {index}: {wait:?}"
         );
         if head == at_most {
             let came = self.log.connects[head];
@@ -305,16 +305,16 @@ impl<'a> Truth<'a> {
         }
     }
 
-    /// With an anchor the numbers are exact, without one they are the least.
+    /// With an anchor the numbers are exact, without one they are lower bounds.
     fn check_step(&self, index: usize, seen: &mut Seen) {
-        let (before, look) = (&self.looks[index - 1], &self.looks[index]);
+        let (before, scan) = (&self.scans[index - 1], &self.scans[index]);
         let stayed = |client: &u32| *client != 0 && before.clients.contains(client);
-        assert_eq!(look.step.anchored, look.clients.iter().any(stayed));
+        assert_eq!(scan.step.anchored, scan.clients.iter().any(stayed));
         let (old, new) = (self.heads[index - 1], self.heads[index]);
-        let Step { came, left, .. } = look.step;
-        let (held, holds) = (before.clients.len(), look.clients.len());
+        let Step { came, left, .. } = scan.step;
+        let (held, holds) = (before.clients.len(), scan.clients.len());
         assert_eq!(held + came, holds + left);
-        if look.step.anchored {
+        if scan.step.anchored {
             assert!(old.0 == old.1 && new.0 == new.1);
             assert_eq!(left, new.0 - old.0);
             assert_eq!(came, new.0 + holds - old.0 - held);
@@ -328,46 +328,46 @@ impl<'a> Truth<'a> {
         }
     }
 
-    /// Whoever was seen, did not give up and left is told once, with the middle of what is possible; the truth is possible.
+    /// Each connection that was seen, kept its client and left is reported once, with the middle of the possible waits. The true wait is possible.
     fn check_waits(&self, seen: &mut Seen) {
         let mut stays: BTreeMap<usize, (usize, usize)> = BTreeMap::new();
-        for (index, look) in self.looks.iter().enumerate() {
-            for number in look.clients.iter().filter_map(|c| self.numbers.get(c)) {
+        for (index, scan) in self.scans.iter().enumerate() {
+            for number in scan.clients.iter().filter_map(|c| self.numbers.get(c)) {
                 stays.entry(*number).or_insert((index, index)).1 = index;
             }
         }
         stays.retain(|number, (_, last)| {
-            !self.log.closes.contains_key(number) && *last + 1 < self.looks.len()
+            !self.log.closes.contains_key(number) && *last + 1 < self.scans.len()
         });
-        let mut told: Vec<_> = self.looks.iter().map(|look| look.waits.iter()).collect();
+        let mut reported: Vec<_> = self.scans.iter().map(|scan| scan.waits.iter()).collect();
         for (number, (first, last)) in stays {
-            let span = |index: usize| self.looks[index].span;
-            let (absent, present, still, gone) =
+            let span = |index: usize| self.scans[index].span;
+            let (absent, present, still, left_by) =
                 (span(first - 1), span(first), span(last), span(last + 1));
-            let longest = gone.from - absent.from;
+            let longest = left_by.from - absent.from;
             let shortest = still.from - present.from;
             let middle = (longest + shortest) / 2;
-            // Among connections without a client it may still be there, for all that the lists tell.
-            let next = &self.looks[last + 1];
+            // It may still be among connections without a client, which the lists do not distinguish.
+            let next = &self.scans[last + 1];
             if next.step.anchored || next.clients.first() != Some(&0) {
-                assert!(told[last + 1].any(|wait| *wait == middle));
+                assert!(reported[last + 1].any(|wait| *wait == middle));
             }
             let (came, left) = (self.log.connects[number], self.log.accepts[number]);
             assert!(left.to - came.from >= still.from.saturating_sub(present.to));
-            assert!(left.from.saturating_sub(came.to) <= gone.to - absent.from);
+            assert!(left.from.saturating_sub(came.to) <= left_by.to - absent.from);
             seen.waits += 1;
         }
     }
 }
 
 /// The number of the connection at the head of a list. The queue is first in, first out.
-fn head(look: &Look, numbers: &HashMap<u32, usize>, log: &Log) -> (usize, usize) {
-    let accepts = count(&log.accepts, look.span);
-    let connects = count(&log.connects, look.span);
-    let length = look.clients.len();
-    let head = match look.clients.iter().position(|client| *client != 0) {
+fn head(scan: &Scan, numbers: &HashMap<u32, usize>, log: &Log) -> (usize, usize) {
+    let accepts = count(&log.accepts, scan.span);
+    let connects = count(&log.connects, scan.span);
+    let length = scan.clients.len();
+    let head = match scan.clients.iter().position(|client| *client != 0) {
         Some(place) => {
-            let head = numbers[&look.clients[place]] - place;
+            let head = numbers[&scan.clients[place]] - place;
             (head, head)
         }
         None => (

@@ -1,6 +1,7 @@
 // What the tests need on the guest and busybox does not have.
 //
-//   guest scenario        full queues, and refused connects of each kind; says what it did, then keeps the sockets open
+//   guest scenario        full queues, and refused connects of each kind; says what it did, then keeps the sockets open; goes on to more
+//                         addresses than an exporter distinguishes once there is a file /run/go
 //   guest cost NAME       how long connects take
 //   guest nobody [CAPABILITY...] -- COMMAND...     runs a command as uid 65534 with nothing but these capabilities
 #define _GNU_SOURCE
@@ -165,8 +166,11 @@ static void scenario(void)
 	check(wait(&status) > 0 && status == 0, "another network namespace");
 	if (fork() == 0)
 		exit(connect_to("/run/g.sock", 0, 0)); // sleeps
-	// More addresses than are told apart, after the exporter has read those before: it does so once a second.
-	sleep(3);
+	// More addresses than are distinguished, after the exporters have read those before.
+	printf("guest: waits\n");
+	fflush(stdout);
+	while (access("/run/go", F_OK) != 0)
+		usleep(100000);
 	for (int i = 0; i < MANY; i++) {
 		char name[16];
 		snprintf(name, sizeof(name), "@many%d", i);

@@ -82,7 +82,7 @@ fn with_nothing_wrong_it_says_so_and_ends_with_0() {
     let _tcp = Listener::tcp("127.0.0.1:8000", 5);
     let (code, text) = check(&["--for", SHORT]);
     assert_eq!(code, 0, "{text}");
-    let said = "Nothing wrong: 2 listeners, none near its limit in 0.2 s.";
+    let said = "No problem found: 2 listeners, none near its limit within 0.2 s.";
     assert!(text.contains(said), "{text}");
     let row = text.lines().find(|line| line.contains(&label(&queue.path)));
     let row: Vec<&str> = row.unwrap().split_whitespace().collect();
@@ -104,34 +104,34 @@ fn a_full_queue_is_critical_and_says_who_sleeps_before_it() {
     assert_eq!(found["exit_code"], 3);
     assert_eq!(
         evidence(&found, "full"),
-        "6 of 6 connections wait: the next connect() gets EAGAIN, or sleeps if it blocks; 1 connects sleep before it"
+        "the queue is full with 6 of 6 connections: the next connect() fails with EAGAIN, or sleeps if it is blocking. 1 blocked connect waits for space"
     );
     drop(queue.listener);
     assert!(sleeper.join().unwrap().is_err());
 }
 
 #[test]
-fn a_queue_that_was_full_during_the_look_is_critical_though_it_is_empty_now() {
+fn a_queue_that_was_full_during_the_check_is_critical_though_it_is_empty_now() {
     let _namespace = Namespace::enter();
     let queue = queue(5, 0);
-    let (name, look) = (label(&queue.path), ["--for", "3s"]);
-    let looking = thread::spawn(move || {
-        let arguments = [&look[..], &["--listener", &name, "--format", "json"]].concat();
+    let (name, duration) = (label(&queue.path), ["--for", "3s"]);
+    let check = thread::spawn(move || {
+        let arguments = [&duration[..], &["--listener", &name, "--format", "json"]].concat();
         command(&arguments).output().unwrap()
     });
-    // It looks for three seconds, and begins at some time within them.
+    // The check takes three seconds. The queue fills in the middle of them.
     thread::sleep(Duration::from_millis(1500));
     let clients = connect_all(&queue.path, 6);
     thread::sleep(Duration::from_millis(100));
     drop(queue.listener.accept_all());
     drop(clients);
-    let output = looking.join().unwrap();
+    let output = check.join().unwrap();
     let found: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(3), "{found:#}");
     assert_eq!(kinds(&found), ["was_full"]);
     let said = evidence(&found, "was_full");
     assert!(
-        said.starts_with("was full for ") && said.contains(", once, within 3.0 s"),
+        said.starts_with("was full for ") && said.contains(" ms (once) within 3.0 s"),
         "{said}"
     );
     assert!(found["listeners"][0]["full_seconds"].as_f64().unwrap() >= 0.05);
@@ -147,12 +147,12 @@ fn a_queue_near_its_limit_is_a_warning_from_three_quarters_on() {
     assert_eq!(found["exit_code"], 1);
     assert_eq!(
         evidence(&found, "nearly_full"),
-        "6 of 8 connections waited at the peak"
+        "the peak depth was 6 of 8 connections"
     );
 }
 
 #[test]
-fn gunicorn_cut_by_somaxconn_is_told_by_its_default_and_its_owner() {
+fn gunicorn_cut_by_somaxconn_is_found_by_its_default_and_its_owner() {
     let namespace = Namespace::enter();
     namespace.set_somaxconn(128);
     let site = Site::start(2, "gate", "");
@@ -161,7 +161,7 @@ fn gunicorn_cut_by_somaxconn_is_told_by_its_default_and_its_owner() {
     assert_eq!(found["exit_code"], 0);
     assert_eq!(
         evidence(&found, "cut_by_somaxconn"),
-        "the limit is 128, which is net.core.somaxconn, and gunicorn asks for 2048 by default"
+        "the limit is 128, the value of net.core.somaxconn, but gunicorn requests 2048 by default"
     );
     let owner = &found["owners"][&name];
     assert_eq!(
@@ -175,14 +175,14 @@ fn gunicorn_cut_by_somaxconn_is_told_by_its_default_and_its_owner() {
     let said = evidence(&found, "opened_before_raise");
     assert!(
         said.starts_with(
-            "the limit is 128, net.core.somaxconn is 4096, and gunicorn asks for 2048 by default"
+            "the limit is 128, although net.core.somaxconn is 4096 and gunicorn requests 2048 by default"
         ),
         "{said}"
     );
-    // What was told comes before a default.
-    let told = format!("{name},backlog=128");
+    // A configured backlog takes precedence over a default.
+    let configured = format!("{name},backlog=128");
     assert_eq!(
-        kinds(&check_json(&["--listener", &told, "--for", SHORT])),
+        kinds(&check_json(&["--listener", &configured, "--for", SHORT])),
         [""; 0]
     );
 }
@@ -214,7 +214,7 @@ fn an_owner_that_may_not_be_seen_is_absent_with_a_hint() {
 }
 
 #[test]
-fn a_socket_file_whose_listener_is_in_another_namespace_is_told_from_a_missing_one() {
+fn a_socket_file_whose_listener_is_in_another_namespace_is_distinguished_from_a_missing_one() {
     let directory = directory();
     let path = directory.path().join("g.sock");
     let elsewhere = path.clone();
@@ -242,12 +242,12 @@ fn a_socket_file_whose_listener_is_in_another_namespace_is_told_from_a_missing_o
 }
 
 #[test]
-fn a_listener_that_was_full_and_went_away_is_not_forgotten() {
+fn a_listener_that_was_full_and_was_removed_is_reported() {
     let _namespace = Namespace::enter();
     let _other = Listener::abstract_unix(b"other", 5);
     let queue = queue(5, 0);
     let name = label(&queue.path);
-    let looks = [&["--for", "3s"][..], &["--for", "3s", "--listener", &name]].map(|arguments| {
+    let checks = [&["--for", "3s"][..], &["--for", "3s", "--listener", &name]].map(|arguments| {
         let mut command = command(&[arguments, &["--format", "json"]].concat());
         command.stdout(Stdio::piped()).spawn().unwrap()
     });
@@ -255,17 +255,17 @@ fn a_listener_that_was_full_and_went_away_is_not_forgotten() {
     let clients = connect_all(&queue.path, 6);
     thread::sleep(Duration::from_millis(100));
     drop((queue, clients));
-    for look in looks {
-        let output = look.wait_with_output().unwrap();
+    for check in checks {
+        let output = check.wait_with_output().unwrap();
         let found: Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(output.status.code(), Some(3), "{found:#}");
         let said = evidence(&found, "was_full");
-        assert!(said.ends_with("and is gone now"), "{said}");
+        assert!(said.ends_with("and no longer exists"), "{said}");
     }
 }
 
 #[test]
-fn listeners_that_were_not_looked_at_are_counted() {
+fn listeners_that_were_not_checked_are_counted() {
     let _namespace = Namespace::enter();
     let _one = Listener::abstract_unix(b"one", 5);
     let _two = Listener::abstract_unix(b"two", 5);
@@ -275,6 +275,24 @@ fn listeners_that_were_not_looked_at_are_counted() {
         (vec!["ignored"], &json!(4))
     );
     assert_eq!(found["ignored_listeners"], 1);
+}
+
+#[test]
+fn where_the_filter_leaves_out_everything_it_says_so() {
+    let _namespace = Namespace::enter();
+    let _excluded = Listener::tcp("127.0.0.1:40000", 5);
+    let found = check_json(&["--for", SHORT]);
+    assert_eq!(kinds(&found), ["no_listener"]);
+    assert_eq!(found["excluded_listeners"], 1);
+    let said = evidence(&found, "no_listener");
+    assert_eq!(said, "the discovery filter excludes all listeners (1)");
+    let not_looked_at =
+        "Not checked: 1 listener, excluded by --discover.exclude or --discover.include.\n";
+    let (_, text) = check(&["--for", SHORT]);
+    assert!(!text.contains(not_looked_at), "{text}");
+    let _watched = Listener::tcp("127.0.0.1:8000", 5);
+    let (code, text) = check(&["--for", SHORT]);
+    assert!(code == 0 && text.contains(not_looked_at), "{text}");
 }
 
 #[test]
@@ -288,11 +306,11 @@ fn a_group_of_different_limits_has_no_limit_that_could_be_compared() {
     let _members = [0, 100].map(|backlog| Listener::tcp_with("127.0.0.1:8000", backlog, shared));
     // One of the two gets it; clients are spread by their port.
     let _clients: Vec<_> = (0..8).map(|_| connect_tcp("127.0.0.1:8000")).collect();
-    let told = "tcp:127.0.0.1:8000,backlog=50";
-    let found = check_json(&["--for", SHORT, "--listener", told]);
+    let configured = "tcp:127.0.0.1:8000,backlog=50";
+    let found = check_json(&["--for", SHORT, "--listener", configured]);
     assert_eq!(
         found["listeners"][0]["limit"],
-        "its sockets have different limits"
+        "the sockets have different limits"
     );
     let said = evidence(&found, "full");
     assert!(said.starts_with("one of its 2 sockets is full, "), "{said}");
@@ -331,7 +349,7 @@ fn a_listener_that_another_was_renamed_over_is_stale_too() {
 }
 
 #[test]
-fn a_socket_of_the_same_name_on_another_file_system_is_somebody_elses() {
+fn a_socket_of_the_same_name_on_another_file_system_belongs_to_another_container() {
     let namespace = Namespace::enter();
     let mut mounts = namespace.own_mounts();
     let queue = queue(128, 4);
@@ -350,7 +368,7 @@ fn connections_without_a_client_are_a_warning() {
     assert_eq!(found["exit_code"], 1);
     assert_eq!(
         evidence(&found, "abandoned"),
-        "3 of 4 waiting connections have no client any more"
+        "the clients of 3 of 4 waiting connections have disconnected"
     );
 }
 
@@ -366,7 +384,7 @@ fn a_queue_that_does_not_move_is_a_warning_after_a_second() {
     assert_eq!(found["exit_code"], 1);
     let said = evidence(&found, "not_moving");
     assert!(
-        said.contains("s at least, though the listener has 1 process: nobody left"),
+        said.contains(" s, and no connection left the queue during the check, although the listener has 1 process"),
         "{said}"
     );
 }
@@ -402,7 +420,7 @@ fn tcp_overflows_are_critical_while_they_happen_and_history_afterwards() {
     assert_eq!(found["exit_code"], 3);
     assert_eq!(
         evidence(&found, "overflowing"),
-        "1 connections or SYNs met a full TCP queue during the look (ListenOverflows)"
+        "a full TCP queue dropped 1 connection attempt during the check (ListenOverflows)"
     );
     drop((full, client));
     let _tcp = Listener::tcp("127.0.0.1:8001", 5);
@@ -413,18 +431,18 @@ fn tcp_overflows_are_critical_while_they_happen_and_history_afterwards() {
     );
     let said = evidence(&found, "history");
     assert!(
-        said.contains(": 1 TCP overflows, 0 SYN cookies and 0 dropped SYNs"),
+        said.contains(": 1 TCP overflows, 0 SYN cookies and 0 SYNs dropped"),
         "{said}"
     );
 }
 
 #[test]
-fn where_it_cannot_look_it_says_why_and_ends_with_4() {
+fn what_it_cannot_check_has_a_reason_and_exit_code_4() {
     let _namespace = Namespace::enter();
     let (code, text) = check(&["--for", SHORT]);
     assert_eq!(code, 4);
     assert!(
-        text.contains("nothing listens in this network namespace"),
+        text.contains("No socket is listening in this network namespace."),
         "{text}"
     );
     let _queue = queue(128, 0);
@@ -454,7 +472,7 @@ fn a_reader_that_has_enough_changes_nothing() {
 }
 
 #[test]
-fn a_short_look_has_ten_samples_though_the_interval_is_long() {
+fn a_short_check_has_ten_samples_though_the_interval_is_long() {
     let _namespace = Namespace::enter();
     let _queue = queue(5, 6);
     let found = check_json(&["--for", SHORT, "--sample.interval", "10s"]);
@@ -498,22 +516,23 @@ fn its_json_has_the_documented_shape() {
         "somaxconn": 4096,
         "seconds": 0.2,
         "ignored_listeners": 0,
+        "excluded_listeners": 0,
         "listeners": [
             listener(json!({
                 "name": "g", "family": "unix", "address": "unix:@name", "state": "up", "sockets": 1,
                 "depth": 0, "backlog": 5, "capacity": 6, "utilization": 0.0, "full": false, "requested_backlog": 9,
-                "limit": "5: of 9 asked for; net.core.somaxconn is 4096 now, so listen() was called before it was raised: reload the application",
+                "limit": "5: lower than the 9 that the application requests; net.core.somaxconn is 4096 now, so listen() was called before it was raised: reload the application",
                 "oldest_wait_seconds": 0.0, "abandoned_connections": 0, "blocked_connects": 0,
             })),
             listener(json!({
                 "name": "tcp:127.0.0.1:8000", "family": "tcp", "address": "tcp:127.0.0.1:8000", "state": "up", "sockets": 1,
                 "depth": 0, "backlog": 7, "capacity": 8, "utilization": 0.0, "full": false,
-                "limit": "7: what the application asked for, or net.core.somaxconn when it did; that is 4096 now",
+                "limit": "7: as requested by the application, or net.core.somaxconn at the time of listen(); it is 4096 now",
                 "oldest_wait_seconds": 0.0, "abandoned_connections": 0, "drops": 0,
             })),
             {
                 "name": "tcp::1", "family": "tcp", "address": "tcp::1", "state": "missing",
-                "reason": "nothing listens there",
+                "reason": "no socket is listening at this address",
             },
         ],
         "sources": (["unix_diag", "inet_diag", "netstat", "sysctl"].map(source)),
@@ -523,13 +542,13 @@ fn its_json_has_the_documented_shape() {
         },
         "diagnoses": [
             {
-                "severity": "blind", "kind": "missing", "listener": "tcp::1", "evidence": "nothing listens there",
-                "remedy": "start the application, or correct the address",
+                "severity": "blind", "kind": "missing", "listener": "tcp::1", "evidence": "no socket is listening at this address",
+                "remedy": "start the application or correct the address",
             },
             {
                 "severity": "note", "kind": "opened_before_raise", "listener": "g",
-                "evidence": "the limit is 5, net.core.somaxconn is 4096, and the application asks for 9, as backlog= says: it was opened before somaxconn was raised",
-                "remedy": "reload or restart the application, so that it calls listen() again",
+                "evidence": "the limit is 5, although net.core.somaxconn is 4096 and the application requests 9 according to backlog=: the listener was opened before somaxconn was raised",
+                "remedy": "reload or restart the application so that it calls listen() again",
             },
         ],
         "exit_code": 4,
@@ -556,11 +575,11 @@ fn at_terminal(width: u16, arguments: &[&str], environment: &[(&str, &str)]) -> 
         .env("TERM", "xterm")
         .envs(environment.iter().copied());
     let mut child = command.spawn().unwrap();
-    // As long as somebody holds the other end, reading does not end.
+    // Reading does not end while a process holds the other end.
     drop(command);
     drop(terminal.slave);
     let mut shown = Vec::new();
-    // EIO is how a terminal says that nobody is left to write.
+    // A terminal returns EIO if no process is left that can write to it.
     let _ = File::from(terminal.master).read_to_end(&mut shown);
     child.wait().unwrap();
     String::from_utf8(shown).unwrap()
@@ -598,18 +617,73 @@ fn at_a_terminal_it_fits_the_width_and_is_coloured_unless_that_is_not_wanted() {
 }
 
 #[test]
-fn a_long_look_at_a_terminal_tells_how_far_it_is() {
+fn a_long_check_at_a_terminal_shows_its_progress() {
     let _namespace = Namespace::enter();
     let _queue = queue(128, 0);
     let shown = at_terminal(100, &["--for", "3s"], &[]);
     for second in 0..3 {
         assert!(
-            shown.contains(&format!("\rlooking: {second} s of 3 s ")),
+            shown.contains(&format!("\rsampling: {second} s of 3 s ")),
             "{shown}"
         );
     }
     let short = at_terminal(100, &["--for", SHORT], &[]);
-    assert!(!short.contains("looking"), "{short}");
+    assert!(!short.contains("sampling"), "{short}");
     // check() asserts that nothing goes to standard error without a terminal.
     assert_eq!(check(&["--for", "2100ms"]).0, 0);
+}
+
+#[test]
+fn a_stuck_member_of_a_group_is_named_with_its_process_and_all_holders_are_counted() {
+    let _namespace = Namespace::enter();
+    let options = Tcp {
+        reuse_port: true,
+        ..Tcp::default()
+    };
+    let address = "127.0.0.1:8000";
+    let listeners: Vec<Listener> = (0..3)
+        .map(|_| Listener::tcp_with(address, 3, options))
+        .collect();
+    // The kernel chooses by the client's port: until one socket is full, and the others take from theirs.
+    let mut clients = Vec::new();
+    wait::until_true("a full socket", || {
+        clients.push(connect_tcp(address));
+        for listener in &listeners[1..] {
+            while listener.accept().is_some() {}
+        }
+        let found = check_json(&["--listener", "web=tcp:127.0.0.1:8000", "--for", SHORT]);
+        found["listeners"][0]["members"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|member| member["full"] == true)
+    });
+    let found = check_json(&["--listener", "web=tcp:127.0.0.1:8000", "--for", SHORT]);
+    let members = found["listeners"][0]["members"].as_array().unwrap();
+    assert_eq!(members.len(), 3);
+    let depths: Vec<u64> = members
+        .iter()
+        .map(|member| member["depth"].as_u64().unwrap())
+        .collect();
+    assert_eq!(
+        (depths.iter().sum::<u64>(), depths.iter().max()),
+        (4, Some(&4))
+    );
+    let stuck = found["listeners"][0]["stuck_member"].as_str().unwrap();
+    assert!(
+        stuck.starts_with("one of its 3 sockets is full (4 connections waiting, inode "),
+        "{stuck}"
+    );
+    let own = std::process::id();
+    let diagnosis = &found["diagnoses"][0];
+    assert_eq!(diagnosis["kind"], "stuck_member");
+    assert!(
+        diagnosis["evidence"]
+            .as_str()
+            .unwrap()
+            .contains(&format!(" {own}")),
+        "{diagnosis}"
+    );
+    assert_eq!(found["owners"]["web"]["processes"], 1);
+    assert_eq!(found["exit_code"], 3);
 }

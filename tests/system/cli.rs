@@ -1,14 +1,19 @@
 //! The command line: what is wrong is one clear line and an exit code.
 
+use std::collections::BTreeSet;
 use std::process::{Command, Output};
 
 use clap::CommandFactory as _;
+use listen_queue_exporter::REVISION;
 use listen_queue_exporter::cli::Flags;
 
 use crate::common::exporter::{BINARY, Exporter};
+use crate::common::exposition::Page;
+use crate::common::http;
 use crate::common::namespace::Namespace;
-use crate::common::program::directory;
+use crate::common::program::{self, directory};
 use crate::common::socket::{Listener, label};
+use crate::common::wait;
 
 fn run(arguments: &[&str]) -> Output {
     Command::new(BINARY).args(arguments).output().unwrap()
@@ -42,7 +47,7 @@ fn a_bad_flag_is_one_line_that_shows_a_good_one_and_exit_2() {
         (&["--listener", "tcp:80"], &["tcp:80", "tcp::80"]),
         (
             &["--listener", "tcp:localhost:80"],
-            &["not looked up", "tcp:127.0.0.1:80"],
+            &["not resolved", "tcp:127.0.0.1:80"],
         ),
         (
             &["--listener", "unix:/a,backlog=x"],
@@ -50,7 +55,7 @@ fn a_bad_flag_is_one_line_that_shows_a_good_one_and_exit_2() {
         ),
         (
             &["--listener", "a=unix:/a", "--listener", "a=unix:/b"],
-            &["named 'a'"],
+            &["the name 'a'"],
         ),
         (&["--sample.interval", "0"], &["--sample.interval"]),
         (&["--sample.interval", "11s"], &["1ms to 10s"]),
@@ -74,7 +79,10 @@ fn a_bad_flag_is_one_line_that_shows_a_good_one_and_exit_2() {
 fn every_flag_can_come_from_the_environment() {
     let _namespace = Namespace::enter();
     let flags = Flags::command();
-    for flag in flags.get_arguments().filter_map(clap::Arg::get_long) {
+    // Any path is a good one here; tests/system/node.rs has it from the environment.
+    let is_any = |flag: &&str| *flag == "path.pod-logs";
+    let flags = flags.get_arguments().filter_map(clap::Arg::get_long);
+    for flag in flags.filter(|flag| !is_any(flag)) {
         let variable = flag.to_uppercase().replace(['.', '-'], "_");
         let mut command = Command::new(BINARY);
         // No flag takes this value.
@@ -95,7 +103,7 @@ fn every_flag_can_come_from_the_environment() {
 #[test]
 fn a_build_without_ebpf_says_which_one_has_it() {
     let line = refused(2, &["--ebpf"]);
-    for part in ["without eBPF", "FEATURES=ebpf", "--features ebpf"] {
+    for part in ["not include eBPF", "FEATURES=ebpf", "--features ebpf"] {
         assert!(line.contains(part), "{part} in {line}");
     }
 }
@@ -159,10 +167,118 @@ fn help_and_version_go_to_standard_output_and_exit_0() {
     }
     let version = run(&["--version"]);
     assert!(version.status.success());
-    assert_eq!(
-        String::from_utf8(version.stdout).unwrap().trim_end(),
-        concat!("listen-queue-exporter ", env!("CARGO_PKG_VERSION"))
+    // As the exporters of Prometheus print it.
+    let version = String::from_utf8(version.stdout).unwrap();
+    let (first, rest) = version.split_once('\n').unwrap();
+    let expected = concat!("listen-queue-exporter, version ", env!("CARGO_PKG_VERSION"));
+    assert_eq!(first, format!("{expected} (revision: {REVISION})"));
+    let fields: Vec<_> = rest
+        .lines()
+        .map(|line| line.split_once(':').unwrap())
+        .collect();
+    let names: Vec<_> = fields.iter().map(|(name, _)| *name).collect();
+    assert_eq!(names, ["  features", "  rustc version", "  platform"]);
+    assert!(fields[1].1.trim().starts_with("1."), "{version}");
+    assert!(fields[2].1.trim().starts_with("linux/"), "{version}");
+}
+
+#[test]
+fn config_check_reads_flags_and_web_config_and_exits() {
+    let directory = directory();
+    let file = directory.path().join("web.yml");
+    std::fs::write(&file, "http_server_config: {http2: false}\n").unwrap();
+    let file = file.to_str().unwrap();
+    let good = run(&["--config.check", "--web.config.file", file]);
+    assert_eq!(good.status.code(), Some(0), "{good:?}");
+    assert_eq!(good.stdout, b"the configuration is valid\n");
+    assert!(good.stderr.is_empty());
+    std::fs::write(file, "basic_auth_users: {admin: plain}\n").unwrap();
+    let line = refused(2, &["--config.check", "--web.config.file", file]);
+    assert!(
+        line.contains("admin") && line.contains("--web.config.file"),
+        "{line}"
     );
+    let line = refused(2, &["--config.check", "--listener", "tcp:80"]);
+    assert!(line.contains("tcp::80"), "{line}");
+    let line = refused(2, &["--config.check", "--web.config.file", "/nowhere.yml"]);
+    assert!(line.contains("/nowhere.yml"), "{line}");
+}
+
+#[test]
+fn without_exporter_metrics_the_rest_of_the_page_is_whole() {
+    let _namespace = Namespace::enter();
+    let _listener = Listener::abstract_unix(b"name", 5);
+    let names = |arguments: &[&str]| -> BTreeSet<String> {
+        let page = Exporter::start(arguments).shows("unix:@name");
+        page.series.keys().map(|(name, _)| name.clone()).collect()
+    };
+    let (whole, less) = (names(&[]), names(&["--web.disable-exporter-metrics"]));
+    let omitted: Vec<&str> = whole.difference(&less).map(String::as_str).collect();
+    assert_eq!(
+        omitted,
+        [
+            "listen_queue_sample_duration_seconds_bucket",
+            "listen_queue_sample_duration_seconds_count",
+            "listen_queue_sample_duration_seconds_sum",
+            "process_cpu_seconds_total",
+            "process_max_fds",
+            "process_open_fds",
+            "process_resident_memory_bytes",
+            "process_threads",
+            "process_virtual_memory_bytes",
+        ]
+    );
+    assert!(less.is_subset(&whole));
+}
+
+#[test]
+fn a_hangup_is_logged_and_ends_nothing() {
+    let _namespace = Namespace::enter();
+    let mut exporter = Exporter::start(&[]);
+    for _ in 0..2 {
+        exporter.signal(rustix::process::Signal::HUP);
+    }
+    exporter.logged(&["nothing to reload", "signal=SIGHUP"]);
+    exporter.fresh();
+    exporter.signal(rustix::process::Signal::TERM);
+    assert_eq!(exporter.wait().code(), Some(0));
+}
+
+#[test]
+fn sockets_of_systemd_that_are_not_there_are_one_line_and_exit_1() {
+    let _namespace = Namespace::enter();
+    let line = refused(1, &["--web.systemd-socket"]);
+    assert!(
+        line.contains("LISTEN_FDS") && line.contains(".socket"),
+        "{line}"
+    );
+    // They are another process', and no numbers.
+    for (pid, count) in [("1", "1"), ("self", "many"), ("", "")] {
+        let mut command = Command::new(BINARY);
+        command.env("LISTEN_PID", pid).env("LISTEN_FDS", count);
+        let line = refusal(1, command.arg("--web.systemd-socket"));
+        assert!(line.contains("LISTEN_FDS"), "{line}");
+    }
+}
+
+#[test]
+fn in_a_terminal_and_without_flags_a_line_says_what_was_found_and_where_the_page_is() {
+    let _namespace = Namespace::enter();
+    let _listeners = [b"one", b"two"].map(|name| Listener::abstract_unix(name, 5));
+    let terminal = nix::pty::openpty(None, None).unwrap();
+    let mut exporter = program::Process::start(Command::new(BINARY).stderr(terminal.slave));
+    let mut terminal = std::io::BufReader::new(std::fs::File::from(terminal.master));
+    let mut line = String::new();
+    while !line.starts_with("Found") {
+        line.clear();
+        std::io::BufRead::read_line(&mut terminal, &mut line).unwrap();
+    }
+    assert_eq!(
+        line.trim_end(),
+        "Found 2 listeners (unix:@one, unix:@two). Live page: http://localhost:10128/"
+    );
+    exporter.signal(rustix::process::Signal::TERM);
+    wait::until("the exporter to end", || exporter.ended());
 }
 
 #[test]
@@ -206,4 +322,91 @@ fn json_logs_are_one_object_a_line() {
         crate::common::program::run(python.args(["-c", check, &found]));
     }
     assert!(found.contains("unix:@name"), "{found}");
+}
+
+/// The exporter with this limit of open files.
+fn with_open_files(limit: u32, arguments: &[&str]) -> Command {
+    let mut command = program::command("prlimit");
+    command
+        .arg(format!("--nofile={limit}:{limit}"))
+        .arg(BINARY)
+        .args(arguments);
+    command
+}
+
+#[test]
+fn too_few_open_files_are_refused_with_the_number_that_is_needed_and_with_that_it_serves() {
+    let _namespace = Namespace::enter();
+    for limit in [8, 12, 16, 31] {
+        let line = refusal(
+            1,
+            &mut with_open_files(limit, &["--web.listen-address", "127.0.0.1:0"]),
+        );
+        assert!(
+            line.contains(&format!(
+                "is {limit}, but the exporter requires at least 32"
+            )),
+            "{line}"
+        );
+    }
+    let _listener = Listener::abstract_unix(b"app", 5);
+    let syslog = directory();
+    let syslog = label(syslog.path().join("log.sock"));
+    let command = with_open_files(
+        32,
+        &[
+            "--web.listen-address",
+            "127.0.0.1:0",
+            "--nginx.syslog",
+            &syslog,
+        ],
+    );
+    let exporter = Exporter::spawn(command);
+    let idle: Vec<_> = (0..100)
+        .map(|_| http::connect(exporter.address()))
+        .collect();
+    for _ in 0..5 {
+        assert!(exporter.fresh().queue("unix:@app").is_some());
+    }
+    drop(idle);
+    let log = exporter.log();
+    assert!(!log.contains("cannot accept"), "{log}");
+}
+
+#[test]
+fn to_run_out_of_open_files_is_logged_once_and_the_rounds_go_on() {
+    let _namespace = Namespace::enter();
+    let _listener = Listener::abstract_unix(b"app", 5);
+    let exporter = Exporter::start(&[]);
+    exporter.shows("unix:@app");
+    let limit = |files: usize| {
+        let mut prlimit = program::command("prlimit");
+        let id = exporter.id().to_string();
+        program::run(prlimit.args(["--pid", &id, &format!("--nofile={files}:1024")]));
+    };
+    let rounds = |page: &Page| page.get("listen_queue_samples_total").unwrap();
+    let before = rounds(&exporter.scrape());
+    let files = std::fs::read_dir(format!("/proc/{}/fd", exporter.id()))
+        .unwrap()
+        .count();
+    limit(files.min(8));
+    let waiting: Vec<_> = (0..3).map(|_| http::connect(exporter.address())).collect();
+    exporter.logged(&["cannot accept connections", "LimitNOFILE"]);
+    std::thread::sleep(std::time::Duration::from_secs(1));
+    assert_eq!(
+        exporter.log().matches("cannot accept").count(),
+        1,
+        "logged once"
+    );
+    limit(1024);
+    exporter.logged(&["connections are accepted again"]);
+    drop(waiting);
+    let page = exporter.scrape();
+    // A second was waited for; the clock of the rounds is their own.
+    assert!(
+        rounds(&page) > before + 50.0,
+        "{} after {before}",
+        rounds(&page)
+    );
+    assert!(page.queue("unix:@app").is_some());
 }

@@ -1,4 +1,4 @@
-//! Where `sock_diag` is kept away, the tables of `/proc/net` have a part of the figures, and the rest is absent.
+//! If `sock_diag` is denied, the tables of `/proc/net` provide a part of the figures, and the others are absent.
 
 use rustix::io::Errno;
 
@@ -161,7 +161,7 @@ fn without_sock_diag_check_the_page_and_the_probe_use_somaxconn_as_a_bound() {
     assert_eq!(output.status.code(), Some(3), "{text}");
     for part in [
         "<= 5",
-        "5 connections waited at the peak; the limit is not known, but not above 5",
+        "5 connections waited at the peak. The limit is unknown, and the capacity is at most 5",
         "allow AF_NETLINK",
         "WARNING",
     ] {
@@ -189,7 +189,9 @@ fn without_sock_diag_check_the_page_and_the_probe_use_somaxconn_as_a_bound() {
     let saturated = "/-/saturated?listener=unix:@name&above=0.9&for=250ms";
     crate::common::wait::until_true("saturation", || exporter.get(saturated).status == 503);
     let answer = exporter.get(saturated).text().to_owned();
-    assert!(answer.contains("above 0.9 of 5, the most that the unknown limit allows,"));
+    assert!(
+        answer.contains("above 0.9 of 5 (the highest capacity that the unknown limit allows) for")
+    );
 }
 
 #[test]

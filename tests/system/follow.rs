@@ -47,7 +47,7 @@ fn started_before_the_listener_exists_it_waits_for_it() {
     let page = exporter.shows(names[1]);
     assert_eq!(page.queue(names[1]), Queue::of(0, 6));
     for name in names {
-        // The first one replaces nobody.
+        // The first socket replaces none.
         assert_eq!(page.of(REPLACEMENTS, name), Some(0.0));
         exporter.logged(&["msg=\"listener found\"", name, "somaxconn=4096"]);
     }
@@ -151,11 +151,12 @@ fn the_counters_of_a_listener_that_came_back_go_on() {
     }
     drop((clients, first));
 
-    let gone = configured.when("no listener", |page| page.queue(&name).is_none());
-    assert_eq!(gone.of(UP, &name), Some(0.0));
-    let gone = discovering.when("no listener", |page| page.queue(&name).is_none());
+    let closed = configured.when("no listener", |page| page.queue(&name).is_none());
+    assert_eq!(closed.of(UP, &name), Some(0.0));
+    let removed = discovering.when("no listener", |page| page.queue(&name).is_none());
     assert!(
-        gone.series
+        removed
+            .series
             .keys()
             .all(|(_, labels)| labels.get("listener") != Some(&name)),
         "a series of the vanished listener is left"
@@ -241,7 +242,7 @@ fn a_listener_replaced_every_50_ms_is_hardly_ever_missing_and_no_series_is_there
         (made, scrape.join().unwrap())
     });
     assert!(scrapes >= 100, "{scrapes} scrapes in 10 s");
-    // A look between bind(2) and listen(2), or between the old socket and the new file, finds nobody; the next is 50 ms later.
+    // A listing between bind(2) and listen(2), or between the old socket and the new file, finds no listener; the next is 50 ms later.
     assert!(
         gaps * 4 <= scrapes,
         "{gaps} of {scrapes} scrapes without it"

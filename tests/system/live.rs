@@ -119,7 +119,7 @@ fn eight_pages_may_be_live_and_all_end_with_the_exporter() {
     }
     assert_eq!(exporter.get("/-/stream").status, 503);
     assert_eq!(listeners(&exporter, "?since=0")["listeners"][0]["depth"], 0);
-    // Whoever leaves makes room.
+    // A page that is closed makes room.
     streams.pop();
     wait::until_true("room for another", || stream(&exporter).0 == 200);
 
@@ -151,7 +151,7 @@ fn a_pod_is_saturated_once_its_queue_stayed_above_for_the_time() {
     let query = "listener=g&above=0.9&for=1s";
     wait::until_true("saturation", || status(query) == 503);
     let answer = exporter.get(&format!("/-/saturated?{query}"));
-    assert_eq!(answer.text(), "saturated: above 0.9 for 1s\n");
+    assert_eq!(answer.text(), "saturated: utilization above 0.9 for 1s\n");
     // Utilization is 1, and not above it.
     assert_eq!(status("listener=g&above=1&for=1s"), 200);
 

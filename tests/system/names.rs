@@ -31,7 +31,7 @@ fn check_with_promtool(page: &str) {
 }
 
 #[test]
-fn paths_of_any_bytes_are_told_apart_and_leave_the_page_valid() {
+fn paths_of_any_bytes_are_distinguished_and_leave_the_page_valid() {
     let _namespace = Namespace::enter();
     let directory = directory();
     let names: [(&[u8], &str); 12] = [
@@ -90,7 +90,7 @@ fn paths_of_any_bytes_are_told_apart_and_leave_the_page_valid() {
 }
 
 #[test]
-fn abstract_names_with_nul_bytes_are_told_apart() {
+fn abstract_names_with_nul_bytes_are_distinguished() {
     let _namespace = Namespace::enter();
     let longest = [b'x'; 107];
     let names: [(&[u8], String); 7] = [

@@ -13,7 +13,7 @@ use crate::common::load;
 use crate::common::namespace::Namespace;
 use crate::common::program::{self, directory};
 use crate::common::site::Site;
-use crate::common::socket::label;
+use crate::common::socket::{Listener, label};
 use crate::common::wait;
 use rustix::process::Signal;
 
@@ -84,7 +84,7 @@ fn at_300_requests_a_second_each_502_is_counted_over_a_unix_socket() {
 fn at_5000_requests_a_second_each_502_is_counted_over_a_unix_socket() {
     let root = directory();
     let (syslog, server) = unix_server(root.path());
-    // The kernel keeps 10 datagrams for a unix socket unless it is told to keep more: nginx drops what comes on top.
+    // The kernel keeps 10 datagrams for a unix socket by default: nginx drops further ones.
     count_a_burst_in(
         |namespace| namespace.set("unix/max_dgram_qlen", 4096),
         &syslog,
@@ -259,7 +259,7 @@ fn an_exporter_that_was_killed_is_followed_by_one_that_counts_on_and_nginx_serve
 }
 
 #[test]
-fn a_path_is_told_by_the_file_it_leads_to_and_unknown_ones_are_bounded() {
+fn a_path_is_identified_by_the_file_it_leads_to_and_unknown_ones_are_bounded() {
     let _namespace = Namespace::enter();
     let root = directory();
     let (syslog, _) = unix_server(root.path());
@@ -294,7 +294,7 @@ fn a_path_is_told_by_the_file_it_leads_to_and_unknown_ones_are_bounded() {
 }
 
 #[test]
-fn a_socket_that_somebody_else_receives_on_is_refused_with_a_line_and_the_own_one_removed_at_the_end()
+fn a_socket_that_another_process_receives_on_is_refused_with_a_line_and_the_own_one_removed_at_the_end()
  {
     let _namespace = Namespace::enter();
     let root = directory();
@@ -304,9 +304,47 @@ fn a_socket_that_somebody_else_receives_on_is_refused_with_a_line_and_the_own_on
         .output()
         .unwrap();
     assert_eq!(other.status.code(), Some(1));
-    let told = String::from_utf8(other.stderr).unwrap();
-    assert!(told.contains("another process receives there"), "{told}");
+    let error = String::from_utf8(other.stderr).unwrap();
+    assert!(
+        error.contains("another process receives on this address"),
+        "{error}"
+    );
     exporter.signal(Signal::TERM);
     assert!(exporter.wait().success());
     assert!(!root.path().join("log.socket").exists());
+}
+
+#[test]
+fn all_spellings_of_a_path_are_one_listener_though_its_file_is_not_here() {
+    let _namespace = Namespace::enter();
+    let root = directory();
+    let syslog = label(root.path().join("log.socket"));
+    let directory = root.path().to_str().unwrap();
+    let spelled = format!("{directory}//./app.sock");
+    let listener = Listener::unix(&spelled, 5);
+    // As in a container without the volume.
+    std::fs::remove_file(&spelled).unwrap();
+    let typed = format!("unix://{directory}/app.sock");
+    let exporter = Exporter::start(&["--listener", &typed, "--nginx.syslog", &syslog]);
+    assert_eq!(exporter.shows(&typed).queue(&typed), Queue::of(0, 5));
+    let nginx = UnixDatagram::unbound().unwrap();
+    for path in [
+        format!("//{directory}/app.sock"),
+        format!("{directory}/app.sock"),
+    ] {
+        let line = format!(
+            "<187>Nov 23 02:53:43 nginx: 2026/11/23 02:53:43 [error] 1#1: *1 connect() to unix:{path} failed (11: Resource"
+        );
+        let to = root.path().join("log.socket");
+        nginx.send_to(line.as_bytes(), to).unwrap();
+    }
+    let page = exporter.when("both refusals", |page| refused(page, &typed) == Some(2.0));
+    assert_eq!(
+        page.series
+            .keys()
+            .filter(|(name, _)| name == REFUSED)
+            .count(),
+        1
+    );
+    drop(listener);
 }

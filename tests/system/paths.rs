@@ -55,7 +55,7 @@ fn the_application_bound_a_relative_path() {
     let exporter = watch(&directory.path().join("run.sock"));
     assert_eq!(exporter.fresh().queue("app"), Queue::of(2, 5));
 
-    // Found without being told, it goes by the name that it was bound to.
+    // A discovered socket has the name that it was bound to.
     let all = Exporter::start(&[]);
     assert_eq!(
         all.shows("unix:run.sock").queue("unix:run.sock"),
@@ -87,7 +87,7 @@ fn the_overlay_has_its_upper_layer_on_another_file_system() {
         let exporter = watch(&at(path));
         assert_eq!(exporter.fresh().queue("app"), Queue::of(2, 5), "{path}");
     }
-    // The same file in its layer is another socket to the kernel, and nobody can connect to it there.
+    // The same file in its layer is another socket to the kernel, and no client can connect to it there.
     let exporter = watch(&at("layers/upper/g.sock"));
     assert_eq!(exporter.fresh().queue("app"), None);
 }
@@ -152,7 +152,7 @@ fn of_two_containers_with_the_same_path_name_each_sees_its_own() {
 }
 
 #[test]
-fn two_listeners_of_one_name_that_cannot_be_told_apart_are_one_group() {
+fn two_listeners_of_one_name_that_cannot_be_distinguished_are_one_group() {
     let namespace = Namespace::enter();
     let directory = directory();
     let run = directory.path().join("run");
@@ -169,7 +169,7 @@ fn two_listeners_of_one_name_that_cannot_be_told_apart_are_one_group() {
         _clients = (first_clients, connect_all(&path, 3));
         _listeners = (first, second);
     }
-    // The volumes are gone from sight here, as in a sidecar that does not mount them.
+    // The volumes are not visible here, as in a sidecar that does not mount them.
     assert!(!path.exists());
     let configured = Exporter::start(&["--listener", &label(&path)]);
     // The other exporter has a port of its own.
@@ -202,7 +202,7 @@ fn a_path_that_leads_nowhere_is_not_a_listener_and_the_log_says_why() {
         assert_eq!(page.of("listen_queue_listener_up", name), Some(0.0));
         assert_eq!(page.of("listen_queue_depth_peak", name), None);
     }
-    exporter.logged(&["listener=file", "is no socket"]);
+    exporter.logged(&["listener=file", "is not a socket"]);
     exporter.logged(&["listener=foreign.sock", "another network namespace"]);
     exporter.logged(&[
         "listener=dead.sock",

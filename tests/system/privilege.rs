@@ -106,5 +106,5 @@ fn behind_a_directory_that_may_not_be_searched_the_bound_name_still_counts() {
     assert_eq!(page.queue("link"), None);
     assert_eq!(page.of("listen_queue_listener_up", "link"), Some(0.0));
     let directory = closed.display().to_string();
-    exporter.logged(&["listener=link", &directory, "may not be searched"]);
+    exporter.logged(&["listener=link", "may not search", &directory]);
 }

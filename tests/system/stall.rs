@@ -117,7 +117,7 @@ fn at_rest_nothing_wakes_up_but_the_sampler() {
     let _tcp = Listener::tcp("127.0.0.1:8000", 5);
     let exporter = Exporter::start(&[]);
     exporter.shows("unix:@name");
-    // The timers of the last connections may still run out: one quiet window is enough, and a ticker never has one.
+    // The timers of the last connections may still run out: one window without wake-ups is enough, and a ticker never has one.
     wait::until_true("three seconds without a wake-up", || {
         let before = threads(&exporter);
         std::thread::sleep(Duration::from_secs(3));

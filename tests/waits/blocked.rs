@@ -1,4 +1,4 @@
-//! Connects that sleep before a full unix queue, told by the exporter and by the kernel's word on each thread.
+//! Connects that sleep because a unix queue is full: the figure of the exporter, compared with the state of each thread in the kernel.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -26,12 +26,12 @@ struct Waiter {
 impl Waiter {
     fn start(name: &[u8]) -> Self {
         let address = SocketAddr::from_abstract_name(name).unwrap();
-        let (tell, told) = mpsc::channel();
+        let (sender, receiver) = mpsc::channel();
         let connect = thread::spawn(move || {
-            tell.send(gettid().as_raw_nonzero().get()).unwrap();
+            sender.send(gettid().as_raw_nonzero().get()).unwrap();
             UnixStream::connect_addr(&address)
         });
-        let id = told.recv().unwrap();
+        let id = receiver.recv().unwrap();
         Self { id, connect }
     }
 
@@ -70,14 +70,14 @@ fn as_many_connects_are_blocked_as_sleep_before_a_full_queue() {
         });
         let blocked = |page: &Page| page.of(BLOCKED, name).expect("the table can be read");
         exporter.when(&format!("{expected} blocked"), |page| {
-            // A queue that has just become full again is looked at within 0.1 s.
+            // A queue that has just become full again is scanned within 0.1 s.
             let Some(blocked) = page.of(BLOCKED, name) else {
                 return false;
             };
             assert!(more_or_less.contains(&blocked), "{blocked}");
             blocked == f64::from(expected)
         });
-        // Long enough for several looks.
+        // Long enough for several scans.
         for _ in 0..30 {
             assert_eq!(blocked(&exporter.fresh()), f64::from(expected));
         }
@@ -101,7 +101,7 @@ fn as_many_connects_are_blocked_as_sleep_before_a_full_queue() {
         accepted.push(wait::until("a connection", || listener.accept()));
     }
     exporter.fresh();
-    let idle = exporter.when("a look", |page| page.of(BLOCKED, name) == Some(0.0));
+    let idle = exporter.when("a scan", |page| page.of(BLOCKED, name) == Some(0.0));
     assert_eq!(idle.queue(name), Queue::of(0, 2));
     for waiter in waiters {
         waiter.connect.join().unwrap().unwrap();

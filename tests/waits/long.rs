@@ -47,7 +47,7 @@ fn check(depth: u32) {
         assert!(page.of(OLDEST, BESIDE).unwrap() > 0.0);
         page
     };
-    // Every second one has gone.
+    // Every second client disconnects.
     clients = clients.into_iter().step_by(2).collect();
     shows(LISTED, Some(450.0));
 
@@ -69,7 +69,7 @@ fn check(depth: u32) {
     shows(LISTED + 1, None);
     accept(1);
     let listed = shows(LISTED, Some(0.0));
-    // Nobody knows when they came, so nobody says how long they waited.
+    // Their arrival is unknown, so their waits are not counted.
     accept(LISTED - 1);
     let one = shows(1, Some(0.0));
     let unanchored = |page: &Page| page.of(UNANCHORED, NAME);
@@ -78,7 +78,7 @@ fn check(depth: u32) {
     assert!(one.of(OLDEST, NAME) > listed.of(OLDEST, NAME));
 }
 
-/// How many waits were told.
+/// Number of waits in the histogram.
 fn waited(page: &Page) -> f64 {
     page.bucket(WAITS, NAME, "+Inf").unwrap()
 }

@@ -15,6 +15,7 @@ mod common;
 mod blocked;
 mod long;
 mod pace;
+mod stop;
 mod tcp;
 mod totals;
 #[expect(dead_code, reason = "the exact tests use the rest")]

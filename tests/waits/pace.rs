@@ -80,7 +80,8 @@ fn the_table_of_unix_sockets_is_read_ten_times_a_second_at_most_and_only_while_a
 }
 
 #[test]
-fn the_table_of_tcp_sockets_is_walked_as_often_as_the_flag_says_and_only_while_somebody_waits() {
+fn the_table_of_tcp_sockets_is_walked_at_the_interval_of_the_flag_and_only_while_a_connection_waits()
+ {
     let _namespace = Namespace::enter();
     let home = directory();
     let address = "127.0.0.1:8000";
@@ -93,16 +94,16 @@ fn the_table_of_tcp_sockets_is_walked_as_often_as_the_flag_says_and_only_while_s
         let arguments = [&["--listener", "tcp:127.0.0.1:8000"], flags].concat();
         let exporter = Exporter::start(&arguments);
         exporter.shows("tcp:127.0.0.1:8000");
-        let looks = |lasts: u64| {
+        let scans = |lasts: u64| {
             let rest = || std::thread::sleep(Duration::from_secs(lasts));
             let calls = trace(&exporter, "sendto", home.path(), rest);
             assert!(calls.iter().any(|(_, call)| call.contains("TCP_LISTEN")));
-            let is_look = |call: &Call| call.1.contains("TCP_ESTABLISHED");
-            calls.into_iter().filter(is_look).collect::<Vec<_>>()
+            let is_scan = |call: &Call| call.1.contains("TCP_ESTABLISHED");
+            calls.into_iter().filter(is_scan).collect::<Vec<_>>()
         };
-        assert_eq!(looks(2), []);
+        assert_eq!(scans(2), []);
         let client = connect_tcp(address);
-        let calls = looks(lasts);
+        let calls = scans(lasts);
         assert!(calls.len() >= 3);
         check(&calls, interval);
         drop((listener.accept().unwrap(), client));

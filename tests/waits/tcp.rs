@@ -1,4 +1,4 @@
-//! TCP queues: what the page shows of the last look.
+//! TCP queues: what the metrics show of the last scan.
 
 use std::thread;
 use std::time::Duration;
@@ -18,7 +18,7 @@ const ABANDONED: &str = "listen_queue_abandoned_connections";
 const TICK: Duration = Duration::from_millis(10);
 
 #[test]
-fn the_page_shows_the_oldest_connection_of_a_tcp_queue_as_of_the_last_look() {
+fn the_page_shows_the_oldest_connection_of_a_tcp_queue_as_of_the_last_scan() {
     let _namespace = Namespace::enter();
     let listener = Listener::tcp(ADDRESS, 100);
     let exporter = Exporter::start(&["--listener", NAME, "--sample.tcp-interval", "50ms"]);
@@ -27,7 +27,7 @@ fn the_page_shows_the_oldest_connection_of_a_tcp_queue_as_of_the_last_look() {
         [OLDEST, ABANDONED].map(|name| empty.of(name, NAME)),
         [Some(0.0); 2]
     );
-    // Nothing is followed from look to look.
+    // Nothing is followed from scan to scan.
     for absent in [
         "listen_queue_unanchored_rounds_total",
         "listen_queue_blocked_connects",
@@ -50,7 +50,7 @@ fn the_page_shows_the_oldest_connection_of_a_tcp_queue_as_of_the_last_look() {
     for (number, came) in connects.iter().enumerate() {
         let left = f64::from(u32::try_from(connects.len() - number).unwrap());
         let start = now();
-        exporter.when("a look at this head, no longer at the one before", |page| {
+        exporter.when("a scan of this head, no longer of the one before", |page| {
             let oldest = page.of(OLDEST, NAME).unwrap_or_default();
             page.queue(NAME).unwrap().depth == left
                 && oldest >= (start - came.to).as_secs_f64()

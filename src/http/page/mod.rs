@@ -1,10 +1,10 @@
-//! The live page: useful as it comes, and with its script kept up to date by a stream of events.
+//! The live page: complete as rendered, and kept up to date by its script with a stream of events.
 
 use std::fmt::Write as _;
 
-use crate::report::{ListenerReport, Report, TotalsReport};
+use crate::report::{ListenerReport, QueueReport, Report, TotalsReport};
 
-/// Nothing is loaded but the page's own script and style, and nothing can be put in.
+/// The browser loads only the script and style of the page, and nothing can be injected.
 pub(super) const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; \
      base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 /// The script.
@@ -19,8 +19,8 @@ const HEAD: &str = "<!doctype html>
 <meta name=\"viewport\" content=\"width=device-width\">
 <title>listen-queue-exporter</title>
 <link rel=\"icon\" href=\"data:,\">
-<link rel=\"stylesheet\" href=\"/-/page.css\">
-<script src=\"/-/page.js\" defer></script>
+<link rel=\"stylesheet\" href=\"-/page.css\">
+<script src=\"-/page.js\" defer></script>
 </head>
 ";
 const COLUMNS: &str = "<thead><tr>\
@@ -28,29 +28,29 @@ const COLUMNS: &str = "<thead><tr>\
 <th scope=\"col\">Waiting</th>\
 <th scope=\"col\" class=\"live\">Last five minutes</th>\
 <th scope=\"col\" title=\"Highest depth of the peak window\">Peak</th>\
-<th scope=\"col\" title=\"Since the exporter saw it first\">Time full</th>\
-<th scope=\"col\" title=\"Time that the head of the queue has waited, at least\">Oldest wait</th>\
-<th scope=\"col\" title=\"Unix connects that were refused, as nginx's log or eBPF tell; of several witnesses the highest\">Refused</th>\
+<th scope=\"col\" title=\"Since the exporter first saw the listener\">Time full</th>\
+<th scope=\"col\" title=\"Time that the head of the queue has waited, as a lower bound\">Oldest wait</th>\
+<th scope=\"col\" title=\"Refused unix connects, from the nginx log or eBPF; if both are enabled, the higher count\">Refused</th>\
 <th scope=\"col\" title=\"Packets dropped at a TCP listener\">Drops</th>\
 </tr></thead>
 ";
 
-/// The page for a moment's figures.
+/// Renders the page from one report.
 pub(super) fn render(report: &Report, telemetry_path: &str) -> String {
     let full: Vec<&str> = report
         .listeners
         .iter()
         .filter(|listener| listener.queue.as_ref().is_some_and(|queue| queue.full))
-        .map(|listener| listener.name.as_str())
+        .map(ListenerReport::title)
         .collect();
     let mut html = String::from(HEAD);
     // Writing to a String cannot fail.
     let _ = write!(
         html,
         "<body{}>\n<p id=\"alarm\" role=\"alert\"{}>FULL: <span>{}</span></p>\n\
-         <header><h1>listen-queue-exporter</h1>\n<p id=\"connection\" role=\"status\">As of the moment that it was loaded.</p>\n\
-         <p>Version {}, revision {}. <a href=\"{}\">Metrics</a>, <a href=\"/api/v1/listeners\">JSON</a></p></header>\n\
-         <main><table>\n<caption>Queues of connections that wait for accept()</caption>\n{COLUMNS}<tbody>\n",
+         <header><h1>listen-queue-exporter</h1>\n<p id=\"connection\" role=\"status\">As of the time of loading.</p>\n\
+         <p>Version {}, revision {}. <a href=\"{}\">Metrics</a>, <a href=\"api/v1/listeners\">JSON</a></p></header>\n\
+         <main><table>\n<caption>Queues of connections waiting for accept()</caption>\n{COLUMNS}<tbody>\n",
         if full.is_empty() {
             ""
         } else {
@@ -60,7 +60,8 @@ pub(super) fn render(report: &Report, telemetry_path: &str) -> String {
         escape(&full.join(", ")),
         crate::VERSION,
         escape(crate::REVISION),
-        escape(telemetry_path),
+        // Links are relative to the page: a proxy may serve it under another path.
+        escape(telemetry_path.trim_start_matches('/')),
     );
     for listener in &report.listeners {
         write_row(&mut html, listener);
@@ -71,8 +72,16 @@ pub(super) fn render(report: &Report, telemetry_path: &str) -> String {
     html
 }
 
+/// The explanation of the limit, preceded by the problem of a group.
+fn explained(queue: &QueueReport) -> String {
+    match &queue.stuck_member {
+        Some(stuck) => format!("{stuck}; {}", queue.limit),
+        None => queue.limit.clone(),
+    }
+}
+
 fn write_row(html: &mut String, listener: &ListenerReport) {
-    let name = escape(&listener.name);
+    let name = escape(listener.title());
     let totals = listener.totals.as_ref();
     let peak = totals.map(|totals| totals.depth_peak.to_string());
     let full = totals.and_then(|totals: &TotalsReport| totals.full_seconds);
@@ -102,17 +111,17 @@ fn write_row(html: &mut String, listener: &ListenerReport) {
                 Some(capacity) => format!("{} of {capacity}", queue.depth),
                 None => queue.depth.to_string(),
             },
-            figures(queue.oldest_wait_seconds, &queue.limit),
+            figures(queue.oldest_wait_seconds, &explained(queue)),
         )
     } else {
         let reason = escape(listener.reason.as_deref().unwrap_or_default());
-        ("gone", (0, 1), reason, figures(None, ""))
+        ("missing", (0, 1), reason, figures(None, ""))
     };
     let figures = figures.each_ref().map(String::as_str);
     html.push_str(&cells(class, &name, depth, &waiting, figures));
 }
 
-/// A row; the script fills the same cells. Everything has to be escaped already.
+/// A row. The script fills the same cells. All arguments must be escaped.
 fn cells(
     class: &str,
     name: &str,
@@ -120,7 +129,7 @@ fn cells(
     waiting: &str,
     [peak, full, oldest, refused, drops, limit]: [&str; 6],
 ) -> String {
-    // Yellow above three quarters, red when full: as the alerts have it.
+    // Yellow above three quarters, red when full, like the alerts.
     let (near, last) = (capacity * 3 / 4, capacity - 1);
     format!(
         "<tr class=\"{class}\" data-name=\"{name}\"><th scope=\"row\">{name}</th>\
@@ -159,7 +168,7 @@ mod tests {
     fn a_hostile_name_is_text() {
         let address = Address::parse("unix:@<script>\"&'").unwrap();
         let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
-        ledger.book(&Sample {
+        ledger.record(&Sample {
             listeners: vec![Watched {
                 listener: Arc::new(Listener::discovered(address)),
                 presence: Presence::Missing(Absence::NotListening),

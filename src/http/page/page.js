@@ -1,4 +1,4 @@
-// Keeps the page that the server made up to date: four events a second, or a request a second when there is no stream to be had.
+// Keeps the page that the server rendered up to date: four events per second, or one request per second if no stream is available.
 "use strict";
 
 const PARTS = 1200;
@@ -42,25 +42,25 @@ function adopt(element) {
 }
 
 function listen() {
-  const stream = new EventSource("/-/stream");
+  const stream = new EventSource("-/stream");
   stream.onmessage = (event) => {
     tell("Live.", false);
     take(JSON.parse(event.data));
   };
   stream.onerror = () => {
     if (stream.readyState === EventSource.CLOSED) poll();
-    else tell("Connection lost; trying again.", true);
+    else tell("Connection lost; reconnecting.", true);
   };
 }
 
 async function poll() {
   try {
-    const answer = await fetch(`/api/v1/listeners?since=${newest}`);
+    const answer = await fetch(`api/v1/listeners?since=${newest}`);
     if (!answer.ok) throw new Error(String(answer.status));
     take(await answer.json());
-    tell("Asked anew each second: there are as many live pages as there may be.", false);
+    tell("Updated once a second, because the maximum number of live pages is open.", false);
   } catch {
-    tell("Connection lost; trying again.", true);
+    tell("Connection lost; reconnecting.", true);
   }
   setTimeout(poll, POLL);
 }
@@ -72,7 +72,7 @@ function tell(text, lost) {
 
 function take(report) {
   const { first, peaks } = report.recent;
-  const names = new Set(report.listeners.map((listener) => listener.name));
+  const names = new Set(report.listeners.map(title));
   for (const [name, row] of rows) {
     if (names.has(name)) continue;
     seen.unobserve(row.canvas);
@@ -83,7 +83,8 @@ function take(report) {
   if (first + count < newest) for (const row of rows.values()) row.peaks.fill(-1);
   newest = first + count;
   let before = null;
-  for (const { name } of report.listeners) {
+  for (const listener of report.listeners) {
+    const name = title(listener);
     const row = rows.get(name) ?? insert(name, before);
     before = row.element;
     (peaks[name] ?? []).forEach((peak, index) => {
@@ -104,7 +105,7 @@ function insert(name, before) {
 }
 
 function show(report) {
-  const full = report.listeners.filter((listener) => listener.full).map((listener) => listener.name);
+  const full = report.listeners.filter((listener) => listener.full).map(title);
   document.body.classList.toggle("full", full.length > 0);
   alarm.hidden = full.length === 0;
   write(alarm.querySelector("span"), full.join(", "));
@@ -112,7 +113,7 @@ function show(report) {
   const style = getComputedStyle(document.documentElement);
   const colours = ["--bar", "--near", "--full", "--line"].map((name) => style.getPropertyValue(name));
   for (const listener of report.listeners) {
-    const row = rows.get(listener.name);
+    const row = rows.get(title(listener));
     fill(row, listener);
     if (row.visible) draw(row, listener, colours);
   }
@@ -120,7 +121,7 @@ function show(report) {
 
 function fill(row, listener) {
   const up = listener.state === "up";
-  row.element.className = up ? (listener.full ? "full" : "") : "gone";
+  row.element.className = up ? (listener.full ? "full" : "") : "missing";
   row.meter.max = up ? (listener.capacity ?? listener.capacity_at_most ?? 1) : 1;
   row.meter.low = NEAR * row.meter.max;
   row.meter.high = row.meter.max - 1;
@@ -132,7 +133,7 @@ function fill(row, listener) {
   write(row.oldest, seconds(listener.oldest_wait_seconds));
   write(row.refused, text(highest(listener.refused_connects)));
   write(row.drops, text(listener.drops));
-  write(row.limit, listener.limit ?? "");
+  write(row.limit, [listener.stuck_member, listener.limit].filter(Boolean).join("; "));
 }
 
 function draw(row, listener, [bar, near, full, line]) {
@@ -142,14 +143,14 @@ function draw(row, listener, [bar, near, full, line]) {
   const height = Math.round(canvas.clientHeight * scale);
   if (width === 0) return;
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
-  // Where the limit is not known, the line is the most that it can be.
+  // If the limit is unknown, the line is its upper bound.
   const capacity = listener.capacity ?? listener.capacity_at_most ?? 1;
   const highestPeak = peaks.reduce((a, b) => Math.max(a, b), 0);
   const top = Math.max(capacity, highestPeak) * 1.05;
   const context = canvas.getContext("2d");
   context.clearRect(0, 0, width, height);
   for (let x = 0; x < width; x++) {
-    // The highest of all parts that fall onto this column: none is left out.
+    // The highest of all parts in this column, so that none is omitted.
     const from = Math.floor((x * PARTS) / width);
     const to = Math.max(from + 1, Math.floor(((x + 1) * PARTS) / width));
     let peak = -1;
@@ -164,9 +165,14 @@ function draw(row, listener, [bar, near, full, line]) {
   }
   context.fillStyle = line;
   context.fillRect(0, Math.round(height - (capacity / top) * height), width, Math.max(1, scale));
-  const limit = listener.capacity === undefined ? "the limit is not known" : `${capacity} is full`;
-  const label = `depth in the last five minutes: ${highestPeak} at most, ${limit}`;
+  const limit = listener.capacity === undefined ? "the limit is unknown" : `full at ${capacity}`;
+  const label = `depth in the last five minutes: highest ${highestPeak}, ${limit}`;
   if (canvas.getAttribute("aria-label") !== label) canvas.setAttribute("aria-label", label);
+}
+
+// Its name and, if there are several network namespaces, its location.
+function title(listener) {
+  return listener.title ?? listener.name;
 }
 
 function write(element, value) {

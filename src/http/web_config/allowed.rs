@@ -1,11 +1,11 @@
-//! `client_allowed_sans`: which clients are let in by a name in their certificate.
+//! `client_allowed_sans`: which clients are admitted because of a name in their certificate.
 
 use std::net::IpAddr;
 
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use webpki::EndEntityCert;
 
-/// Names, of which a certificate has to have one: exactly, without wildcards.
+/// Names of which a certificate must have one: an exact match, without wildcards.
 #[derive(Debug)]
 pub(super) struct AllowedNames(Vec<String>);
 
@@ -14,7 +14,7 @@ impl AllowedNames {
         let is_mail = |name: &&String| name.contains('@') && !name.contains(':');
         if let Some(mail) = names.iter().find(is_mail) {
             return Err(format!(
-                "client_allowed_sans: '{mail}' is an e-mail address, and these are not compared; use a DNS name, an IP address or a URI"
+                "client_allowed_sans: '{mail}' is an e-mail address, which is not supported; use a DNS name, an IP address or a URI"
             ));
         }
         Ok(Self(names.to_vec()))

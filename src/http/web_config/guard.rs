@@ -1,4 +1,4 @@
-//! Lets through who may ask, and adds the headers.
+//! Admits authorised requests and adds the headers.
 
 use std::sync::Arc;
 
@@ -13,20 +13,21 @@ use headers::{Authorization, HeaderMapExt as _};
 
 use super::{Loaded, WebConfig};
 
-/// The routes, for those who may use them.
+/// The routes, restricted to authorised requests.
 pub fn protect(router: Router, config: Arc<WebConfig>) -> Router {
     router.layer(middleware::from_fn_with_state(config, guard))
 }
 
 async fn guard(State(config): State<Arc<WebConfig>>, request: Request, next: Next) -> Response {
     let Some(loaded) = config.current() else {
-        let reason = "the web config cannot be used: see the exporter's log\n";
+        let reason =
+            "the web configuration cannot be used; the log of the exporter has the reason\n";
         return (StatusCode::INTERNAL_SERVER_ERROR, reason).into_response();
     };
     let mut answer = if config.admits(&loaded, request.headers()).await {
         next.run(request).await
     } else {
-        // Whoever guesses makes room for others.
+        // A client that guesses makes room for others.
         let challenge = [(WWW_AUTHENTICATE, "Basic"), (CONNECTION, "close")];
         (StatusCode::UNAUTHORIZED, challenge, "Unauthorized\n").into_response()
     };

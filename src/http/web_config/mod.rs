@@ -1,4 +1,4 @@
-//! `--web.config.file`: TLS, users with passwords and headers, in the file that every Prometheus exporter takes. It and the files
+//! `--web.config.file`: TLS, users with passwords and headers, in the file format of the Prometheus exporters. It and the files
 //! that it names are read again at each connection and request, so that a new certificate or password needs no restart.
 
 mod allowed;
@@ -23,7 +23,7 @@ pub(super) use tls::Tls;
 use passwords::Passwords;
 use tls::{Clients, Pem, TlsSection};
 
-/// Headers that may be set, and what they may be set to, if that is not free.
+/// Headers that may be set, and their allowed values if they are restricted.
 const HEADERS: [(&str, &[&str]); 5] = [
     ("Content-Security-Policy", &[]),
     ("Strict-Transport-Security", &[]),
@@ -32,10 +32,10 @@ const HEADERS: [(&str, &[&str]); 5] = [
     ("X-XSS-Protection", &[]),
 ];
 
-/// More than certificates and users take.
+/// Largest file that is read; certificates and users need less.
 const LARGEST: u64 = 1 << 20;
 
-/// The file, and what was in it.
+/// The file and its content.
 pub struct WebConfig {
     path: PathBuf,
     state: Mutex<State>,
@@ -44,17 +44,17 @@ pub struct WebConfig {
 
 #[derive(Default)]
 struct State {
-    /// What was read last, and what it says.
+    /// The text that was read last, and the settings in it.
     settings: Option<(String, Result<Settings, String>)>,
-    /// What was made of that, and of which PEM.
+    /// What was built from it, and from which PEM.
     made: Option<(Option<Pem>, Arc<Loaded>)>,
-    /// The least that is asked of clients until a restart, once the file was good.
+    /// The minimum protection until a restart, once the file was valid.
     protection: Option<Protection>,
-    /// Why nothing is served, once that was logged.
+    /// Why all requests are denied, once this was logged.
     error: Option<String>,
 }
 
-/// What the file says.
+/// The settings in the file.
 struct Settings {
     tls: Option<TlsSection>,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -62,7 +62,7 @@ struct Settings {
     is_whole: bool,
 }
 
-/// What the file and those that it names ask for.
+/// The settings in the file and in the files that it names.
 struct Loaded {
     tls: Option<Tls>,
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -70,7 +70,7 @@ struct Loaded {
     users: BTreeMap<String, String>,
 }
 
-/// What keeps clients out.
+/// What protects against clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a door of its own")]
 struct Protection {
@@ -78,15 +78,15 @@ struct Protection {
     clients: Clients,
     names: bool,
     users: bool,
-    /// Whether the file ends with a whole line.
+    /// Whether the file ends with a complete line.
     whole: bool,
 }
 
-/// There is no TLS for a connection as long as the file cannot be used. The log has the reason.
+/// A connection cannot use TLS while the file cannot be used. The log has the reason.
 #[derive(Debug)]
 pub(super) struct Unusable;
 
-/// The file as it is written.
+/// The file as written.
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Document {
@@ -99,7 +99,7 @@ struct Document {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct HttpSection {
-    /// Clients that can do HTTP/2 can do HTTP/1.1, which is what is served.
+    /// Clients that support HTTP/2 also support HTTP/1.1, which is what is served.
     http2: Option<bool>,
     headers: Option<Mapping>,
 }
@@ -108,7 +108,7 @@ impl WebConfig {
     /// Reads the file.
     ///
     /// # Errors
-    /// What in it, or in the files that it names, cannot be used.
+    /// What cannot be used in it or in the files that it names.
     pub fn open(path: PathBuf) -> Result<Self, String> {
         let mut state = State::default();
         state.load(&path)?;
@@ -119,10 +119,10 @@ impl WebConfig {
         })
     }
 
-    /// Whether connections are TLS, and how.
+    /// Whether and how connections use TLS.
     ///
     /// # Errors
-    /// When a connection that has to be TLS cannot be.
+    /// If a connection must use TLS but cannot.
     pub(super) fn tls(&self) -> Result<Option<Tls>, Unusable> {
         match self.current() {
             Some(loaded) => Ok(loaded.tls.clone()),
@@ -131,19 +131,25 @@ impl WebConfig {
         }
     }
 
-    /// What the file asks for now, unless it cannot be used.
+    /// Whether clients have to speak TLS.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        !matches!(self.tls(), Ok(None))
+    }
+
+    /// The current settings of the file, unless it cannot be used.
     fn current(&self) -> Option<Arc<Loaded>> {
         let mut state = self.state();
         match state.load(&self.path) {
             Ok(loaded) => {
                 if state.error.take().is_some() {
-                    tracing::info!(path = %self.path.display(), "the web config can be used again");
+                    tracing::info!(path = %self.path.display(), "the web configuration can be used again");
                 }
                 Some(loaded)
             }
             Err(error) => {
                 if state.error.as_ref() != Some(&error) {
-                    tracing::error!(path = %self.path.display(), %error, "cannot use the web config: nothing is served");
+                    tracing::error!(path = %self.path.display(), %error, "cannot use the web configuration: all requests are denied");
                     state.error = Some(error);
                 }
                 None
@@ -157,9 +163,10 @@ impl WebConfig {
 }
 
 impl State {
-    /// Reads everything, and makes something new of it unless it is what is known.
+    /// Reads everything, and rebuilds the settings if something changed.
     fn load(&mut self, path: &Path) -> Result<Arc<Loaded>, String> {
-        let text = String::from_utf8(read(path)?).map_err(|_| "it is not UTF-8".to_owned())?;
+        let text =
+            String::from_utf8(read(path)?).map_err(|_| "it is not valid UTF-8".to_owned())?;
         let settings = match &self.settings {
             Some((known, settings)) if *known == text => settings,
             _ => {
@@ -178,11 +185,13 @@ impl State {
             return Ok(Arc::clone(loaded));
         }
         let protection = settings.protection()?;
-        if let Some(lost) = self
+        if let Some(removed) = self
             .protection
-            .and_then(|before| before.lost_in(protection))
+            .and_then(|before| before.removed_in(protection))
         {
-            return Err(format!("{lost}: restart the exporter if that is meant"));
+            return Err(format!(
+                "{removed}: restart the exporter if this is intended"
+            ));
         }
         let tls = settings.tls.as_ref().zip(pem.as_ref());
         let loaded = Arc::new(Loaded {
@@ -197,25 +206,27 @@ impl State {
 }
 
 impl Protection {
-    /// What a file half written would have lost, too. TLS cannot be added either: connections that are open would stay without.
-    fn lost_in(self, now: Self) -> Option<&'static str> {
+    /// Protection that was removed, for example by a half-written file. TLS cannot be added either: open connections would remain without it.
+    fn removed_in(self, now: Self) -> Option<&'static str> {
         if self.tls != now.tls {
-            Some("tls_server_config was added or taken out")
+            Some("tls_server_config was added or removed")
         } else if now.clients < self.clients {
-            Some("client_auth_type lets more clients in than before")
+            Some("client_auth_type admits more clients than before")
         } else if self.names && !now.names {
-            Some("client_allowed_sans was taken out")
+            Some("client_allowed_sans was removed")
         } else if self.users && !now.users {
-            Some("basic_auth_users was taken out")
+            Some("basic_auth_users was removed")
         } else if self.whole && !now.whole {
-            Some("its last line has no end as it had before, and may be half written")
+            Some(
+                "its last line does not end with a newline as before, so it may be only half written",
+            )
         } else {
             None
         }
     }
 }
 
-/// Reads a file, and nothing that would never end.
+/// Reads a regular file, and nothing that could be endless.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let read = || -> io::Result<Vec<u8>> {
@@ -226,7 +237,9 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
             file.take(LARGEST + 1).read_to_end(&mut bytes)?;
         }
         if !found.is_file() || bytes.len() as u64 > LARGEST {
-            return Err(io::Error::other("it is no regular file of 1 MiB at most"));
+            return Err(io::Error::other(
+                "it is not a regular file of at most 1 MiB",
+            ));
         }
         Ok(bytes)
     };
@@ -234,13 +247,13 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn parse(text: &str) -> Result<Settings, String> {
-    // An empty file asks for nothing.
+    // An empty file has no settings.
     let document: Option<Document> =
         serde_yaml_ng::from_str(text).map_err(|error| without_values(&error.to_string()))?;
     let document = document.unwrap_or_default();
     if document.rate_limit.as_ref().is_some_and(|l| !l.is_null()) {
         return Err(
-            "rate_limit is not supported; connections and answers have bounds of their own: leave it out"
+            "rate_limit is not supported; the exporter has fixed limits for connections and responses: remove it"
                 .to_owned(),
         );
     }
@@ -252,7 +265,7 @@ fn parse(text: &str) -> Result<Settings, String> {
     })
 }
 
-/// The message without what it quotes, unless that is a plain word: it may be a key or a hash.
+/// The message without quoted values, unless they are plain words: a value may be a key or a hash.
 fn without_values(message: &str) -> String {
     let message = match (message.find('"'), message.rfind('"')) {
         (Some(start), Some(end)) if start < end => {
@@ -261,12 +274,18 @@ fn without_values(message: &str) -> String {
         _ => message.to_owned(),
     };
     let parts = message.split('`').enumerate();
-    let parts = parts.map(|(place, part)| if place % 2 == 1 { told(part) } else { part });
+    let parts = parts.map(|(place, part)| {
+        if place % 2 == 1 {
+            printable(part)
+        } else {
+            part
+        }
+    });
     parts.collect::<Vec<_>>().join("`")
 }
 
-/// What was found, if it is a name or a path and no key, hash or number.
-fn told(text: &str) -> &str {
+/// The text, if it is a name or a path and not a key, hash or number.
+fn printable(text: &str) -> &str {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-./@".contains(c);
     let is_named = text.contains(|c: char| c.is_ascii_alphabetic());
     if text.len() <= 60 && is_named && text.chars().all(is_plain) && !text.contains("---") {
@@ -295,12 +314,12 @@ impl Document {
         for (user, hash) in self.basic_auth_users.iter().flatten() {
             let user = user.as_str().filter(|user| !user.contains(':'));
             let user = user.ok_or(
-                "basic_auth_users: a user is no text without colons; one that looks like a number needs quotes",
+                "basic_auth_users: a user name is not text or contains a colon; quote a name that looks like a number",
             )?;
             let hash = hash.as_str().filter(|hash| passwords::is_hash(hash));
             let hash = hash.ok_or_else(|| {
-                let user = told(user);
-                format!("basic_auth_users: the password of '{user}' is not hashed with bcrypt; `htpasswd -nBC 10 {user}` does that")
+                let user = printable(user);
+                format!("basic_auth_users: the password of '{user}' is not a bcrypt hash; create one with `htpasswd -nBC 10 {user}`")
             })?;
             users.insert(user.to_owned(), hash.to_owned());
         }
@@ -316,9 +335,12 @@ impl Document {
             let known = HEADERS.iter().find(|(known, _)| *known == name);
             let Some((_, allowed)) = known else {
                 let all = HEADERS.map(|(known, _)| known).join(", ");
-                return Err(format!("headers: '{}' is none of {all}", told(name)));
+                return Err(format!(
+                    "headers: '{}' is not one of {all}",
+                    printable(name)
+                ));
             };
-            let refuse = || format!("headers: {name} is no text that a header may have");
+            let refuse = || format!("headers: {name} is not valid text for a header");
             let value = scalar(value).ok_or_else(refuse)?;
             if value.is_empty() {
                 continue;
@@ -333,7 +355,7 @@ impl Document {
     }
 }
 
-/// Text, also where YAML takes it for a number; nothing is none.
+/// Text, even if YAML reads it as a number. A missing value is empty.
 fn scalar(value: &Value) -> Option<String> {
     match value {
         Value::Null => Some(String::new()),

@@ -7,20 +7,24 @@ use std::thread;
 use std::time::Instant;
 
 use bcrypt::HashParts;
+use rustix::process::{getpid, getpriority_process, setpriority_process};
 use subtle::ConstantTimeEq as _;
 
-/// Checks passwords: one at a time, as each takes tens of milliseconds of a processor, and away from the thread that serves. Who was
-/// right is not checked again as long as user, password and hash are the same.
+/// How much lower the priority of a check is than that of the sampler (see nice(2)).
+const NICE: i32 = 5;
+
+/// Checks passwords: one at a time, because each takes tens of milliseconds of CPU time, and not on the thread that serves. A correct password
+/// is not checked again while user, password and hash stay the same.
 #[derive(Default)]
 pub(super) struct Passwords {
     known: Arc<Mutex<Known>>,
     turn: Arc<tokio::sync::Mutex<()>>,
 }
 
-/// Right passwords by user, with the hash that they were checked against.
+/// Correct passwords by user, with the hash that they were checked against.
 type Known = HashMap<String, (String, String)>;
 
-/// Whether this is a hash made by bcrypt.
+/// Whether this is a bcrypt hash.
 pub(super) fn is_hash(text: &str) -> bool {
     HashParts::from_str(text).is_ok_and(|parts| (4..=31).contains(&parts.get_cost()))
 }
@@ -38,7 +42,7 @@ impl Passwords {
         if is_known() {
             return true;
         }
-        // Nobody learns from the time that it takes whether there is such a user.
+        // The response time does not reveal whether the user exists.
         let Some(checked) = hash.or_else(|| users.values().next()).cloned() else {
             return false;
         };
@@ -49,8 +53,9 @@ impl Passwords {
         let known = Arc::clone(&self.known);
         let (users, user, password) = (users.clone(), user.to_owned(), password.to_owned());
         let check = move || {
-            // The client may be gone by the end. It gives nobody else the turn, and is known when it comes again.
+            // The client may disconnect before the end. The check still completes, and its result is known for the next request.
             let _turn = turn;
+            be_nice();
             let start = Instant::now();
             let is_right = bcrypt::verify(&password, &checked).unwrap_or_default();
             if is_right && users.contains_key(&user) {
@@ -59,7 +64,7 @@ impl Passwords {
                 known.insert(user, (password, checked));
                 return true;
             }
-            // Guesses get half of a processor, or of what a container may have of one.
+            // Guesses use at most half of the available CPU time.
             thread::sleep(start.elapsed());
             false
         };
@@ -71,6 +76,12 @@ impl Passwords {
             checked == hash && bool::from(right.as_bytes().ct_eq(password.as_bytes()))
         })
     }
+}
+
+/// Lowers the priority of this thread, which does nothing else. This needs no privilege.
+fn be_nice() {
+    let nice = getpriority_process(Some(getpid())).unwrap_or_default();
+    let _ = setpriority_process(None, nice + NICE);
 }
 
 fn lock(known: &Mutex<Known>) -> MutexGuard<'_, Known> {
@@ -126,7 +137,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_does_not_wait_is_known_the_next_time() {
-        let (passwords, users) = (Passwords::default(), users(4));
+        let (passwords, users) = (Passwords::default(), users(8));
         {
             let asked = std::pin::pin!(passwords.are_right(&users, "ann", "a"));
             let gave_up = tokio::select! { biased; _ = asked => false, () = async {} => true };

@@ -1,4 +1,4 @@
-//! `tls_server_config`: the server's certificate, and which clients it lets in.
+//! `tls_server_config`: the certificate of the server, and which clients it admits.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,11 +18,10 @@ use tokio_rustls::rustls::{
 use tokio_rustls::server::TlsStream;
 
 use super::allowed::AllowedNames;
-use super::told;
+use super::printable;
 
-const KEYS: &str =
-    "it is no PEM key without a passphrase of RSA (2048 to 8192 bits), P-256, P-384 or Ed25519";
-/// Suites that other servers have and this one does not. In a list with better ones they are passed over.
+const KEYS: &str = "the key is not a PEM key without passphrase of type RSA (2048 to 8192 bits), P-256, P-384 or Ed25519";
+/// Suites that other servers support and this one does not. In a list with other suites they are skipped.
 const CBC_SUITES: [&str; 4] = [
     "TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA",
     "TLS_ECDHE_ECDSA_WITH_AES_256_CBC_SHA",
@@ -30,7 +29,7 @@ const CBC_SUITES: [&str; 4] = [
     "TLS_ECDHE_RSA_WITH_AES_256_CBC_SHA",
 ];
 
-/// The section as it is written.
+/// The section as written.
 #[derive(Default, PartialEq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct TlsSection {
@@ -69,7 +68,7 @@ enum Curve {
     X25519,
 }
 
-/// The PEM that the section has or names.
+/// The PEM that the section contains or names.
 #[derive(PartialEq)]
 pub(super) struct Pem {
     cert: Vec<u8>,
@@ -80,13 +79,13 @@ pub(super) struct Pem {
 /// What a handshake needs.
 #[derive(Clone)]
 pub(in crate::http) struct Tls {
-    /// Certificate, key, versions, and whose certificates clients have to show.
+    /// Certificate, key, versions, and the authorities of client certificates.
     config: Arc<ServerConfig>,
-    /// The names of which a client's certificate has to have one.
+    /// The names of which a client certificate must have one.
     allowed: Option<Arc<AllowedNames>>,
 }
 
-/// Which clients are let in, from many to few.
+/// Which clients are admitted, from all to few.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Clients {
     Anybody,
@@ -98,7 +97,7 @@ impl Tls {
     /// The server's side of a handshake.
     ///
     /// # Errors
-    /// When the client fails at it, or is not let in.
+    /// If the client fails the handshake or is not admitted.
     pub(in crate::http) async fn accept<S>(&self, stream: S) -> io::Result<TlsStream<S>>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -110,7 +109,8 @@ impl Tls {
         if let (Some(allowed), Some(certificate)) = (&self.allowed, shown)
             && !allowed.has(certificate)
         {
-            let message = "the client's certificate has none of client_allowed_sans";
+            let message =
+                "the certificate of the client has none of the names in client_allowed_sans";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
         Ok(stream)
@@ -118,17 +118,17 @@ impl Tls {
 }
 
 impl TlsSection {
-    /// Whether nothing is written in it.
+    /// Whether the section is empty.
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Whether clients are told apart by the names in their certificates.
+    /// Whether clients are selected by the names in their certificates.
     pub(super) fn compares_names(&self) -> bool {
         self.client_allowed_sans.is_some()
     }
 
-    /// Reads the files that are named, from `directory` if their paths are relative.
+    /// Reads the named files, from `directory` if their paths are relative.
     pub(super) fn read(&self, directory: &Path) -> Result<Pem, String> {
         let pem = |name, file: &Option<PathBuf>, inline: &Option<String>| {
             pem(name, directory, file.as_deref(), inline.as_deref())
@@ -141,7 +141,7 @@ impl TlsSection {
         })
     }
 
-    /// What is served with this PEM.
+    /// The TLS settings with this PEM.
     pub(super) fn build(&self, pem: &Pem) -> Result<Tls, String> {
         let provider = Arc::new(CryptoProvider {
             cipher_suites: self.suites()?,
@@ -154,7 +154,7 @@ impl TlsSection {
         let builder = match self.authorities(pem)? {
             None if self.compares_names() => {
                 return Err(
-                    "client_allowed_sans needs client_auth_type RequireAndVerifyClientCert and client_ca_file"
+                    "client_allowed_sans requires client_auth_type RequireAndVerifyClientCert and client_ca_file"
                         .to_owned(),
                 );
             }
@@ -174,14 +174,15 @@ impl TlsSection {
             }
         };
         let chain = certificates("cert", &pem.cert)?;
-        let key = PrivateKeyDer::from_pem_slice(&pem.key)
-            .map_err(|_| format!("key: {KEYS}; inline, `key: |` keeps its lines"))?;
+        let key = PrivateKeyDer::from_pem_slice(&pem.key).map_err(|_| {
+            format!("key: {KEYS}; write an inline key as `key: |`, which keeps its lines")
+        })?;
         let mut config = builder
             .with_single_cert(chain, key)
-            .map_err(|error| format!("cert and key do not fit, or {KEYS}: {error}"))?;
+            .map_err(|error| format!("cert and key do not belong together, or {KEYS}: {error}"))?;
         config.ignore_client_order = self.prefer_server_cipher_suites.unwrap_or(true);
         config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        // A client that comes again has to pass again, and is not kept in memory meanwhile.
+        // A returning client must authenticate again, and no session is kept in memory.
         config.send_tls13_tickets = 0;
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let allowed = self.client_allowed_sans.as_deref();
@@ -191,22 +192,22 @@ impl TlsSection {
         })
     }
 
-    /// Who may vouch for clients, if they are asked for certificates at all.
+    /// The authorities of client certificates, if certificates are requested.
     fn authorities(&self, pem: &Pem) -> Result<Option<(RootCertStore, Clients)>, String> {
         let clients = self.clients()?;
         let Some(text) = &pem.client_ca else {
             return match clients {
                 Clients::Verified => Err(
-                    "client_auth_type RequireAndVerifyClientCert needs client_ca_file, or nobody would be let in"
+                    "client_auth_type RequireAndVerifyClientCert requires client_ca_file, otherwise no client would be admitted"
                         .to_owned(),
                 ),
-                // Nobody could vouch for a certificate, so none is asked for.
+                // Without an authority, no certificate can be verified, so none is requested.
                 Clients::VerifiedIfGiven | Clients::Anybody => Ok(None),
             };
         };
         if clients == Clients::Anybody {
             return Err(
-                "client_ca is there, but no client_auth_type, as in RequireAndVerifyClientCert"
+                "client_ca is set but client_auth_type is not; set it, as in RequireAndVerifyClientCert"
                     .to_owned(),
             );
         }
@@ -219,7 +220,7 @@ impl TlsSection {
         Ok(Some((authorities, clients)))
     }
 
-    /// Which clients are let in.
+    /// Which clients are admitted.
     pub(super) fn clients(&self) -> Result<Clients, String> {
         match self.client_auth_type.as_deref().unwrap_or_default() {
             "" | "NoClientCert" => Ok(Clients::Anybody),
@@ -227,12 +228,12 @@ impl TlsSection {
             "RequireAndVerifyClientCert" => Ok(Clients::Verified),
             unverified @ ("RequestClientCert" | "RequireAnyClientCert" | "RequireClientCert") => {
                 Err(format!(
-                    "client_auth_type {unverified} would take any certificate for good; use RequireAndVerifyClientCert"
+                    "client_auth_type {unverified} would accept any certificate; use RequireAndVerifyClientCert"
                 ))
             }
             other => Err(format!(
-                "client_auth_type '{}' is none of NoClientCert, VerifyClientCertIfGiven, RequireAndVerifyClientCert",
-                told(other)
+                "client_auth_type '{}' is not one of NoClientCert, VerifyClientCertIfGiven, RequireAndVerifyClientCert",
+                printable(other)
             )),
         }
     }
@@ -243,7 +244,7 @@ impl TlsSection {
         let most = self.max_version.unwrap_or(Version::Tls13);
         if least < Version::Tls12 || most < Version::Tls12 {
             return Err(
-                "min_version and max_version: TLS10 and TLS11 are not safe and not served; use TLS12 or TLS13"
+                "min_version and max_version: TLS10 and TLS11 are not secure and not supported; use TLS12 or TLS13"
                     .to_owned(),
             );
         }
@@ -251,7 +252,7 @@ impl TlsSection {
             (Version::Tls12, Version::Tls12) => Ok(&BOTH[1..]),
             (Version::Tls13, Version::Tls13) => Ok(&BOTH[..1]),
             (least, most) if least < most => Ok(&BOTH),
-            _ => Err("min_version is above max_version".to_owned()),
+            _ => Err("min_version is higher than max_version".to_owned()),
         }
     }
 
@@ -295,7 +296,7 @@ impl TlsSection {
         let groups: Vec<_> = self.curve_preferences.iter().filter_map(group).collect();
         if groups.is_empty() {
             return Err(
-                "curve_preferences: CurveP521 is not served; add X25519, CurveP256 or CurveP384"
+                "curve_preferences: CurveP521 is not supported; add X25519, CurveP256 or CurveP384"
                     .to_owned(),
             );
         }
@@ -303,7 +304,7 @@ impl TlsSection {
     }
 }
 
-/// The file's bytes, or else the text of the config itself.
+/// The bytes of the file, or else the inline text.
 fn pem(
     name: &str,
     directory: &Path,
@@ -317,21 +318,21 @@ fn pem(
     let read = super::read(&directory.join(path));
     let read = read.map_err(|error| {
         // It may be the key itself.
-        let path = told(path.to_str().unwrap_or_default());
+        let path = printable(path.to_str().unwrap_or_default());
         format!("{name}_file {path}: {error}")
     });
     read.map(Some)
 }
 
-/// The error does not quote what was found: that may be a key.
+/// The error does not quote the content, which may be a key.
 fn certificates(name: &str, pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
     read.ok().filter(|found| !found.is_empty()).ok_or_else(|| {
-        format!("{name}: there is no certificate in it: PEM is expected; inline, `{name}: |` keeps its lines")
+        format!("{name}: it contains no PEM certificate; write inline certificates as `{name}: |`, which keeps their lines")
     })
 }
 
-/// As it is registered, and as web configs have it.
+/// The registered name, as used in web configurations.
 fn name_of(suite: &SupportedCipherSuite) -> String {
     let name = suite.suite().as_str().unwrap_or_default();
     name.replacen("TLS13_", "TLS_", 1)
@@ -340,8 +341,8 @@ fn name_of(suite: &SupportedCipherSuite) -> String {
 fn unknown_suite(name: &str, all: &[SupportedCipherSuite]) -> String {
     let served: Vec<_> = all.iter().map(name_of).collect();
     format!(
-        "cipher_suites: '{}' is not served; there are {}",
-        told(name),
+        "cipher_suites: '{}' is not supported; the supported suites are {}",
+        printable(name),
         served.join(", ")
     )
 }

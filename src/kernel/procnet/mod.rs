@@ -1,7 +1,7 @@
-//! The tables below `/proc/net`, for where `sock_diag` is kept away, and for blocked connects, which it does not have.
+//! The tables below `/proc/net`, used if `sock_diag` is not available, and for blocked connects, which it does not report.
 //!
-//! The directory is an argument: `/proc/net` is the network namespace of this thread, `/proc/<pid>/net` that of a process, which anybody
-//! who sees the process may read.
+//! The directory is an argument: `/proc/net` is the network namespace of this thread, `/proc/<pid>/net` that of a process, which everybody
+//! who can see the process may read.
 
 pub mod tcp;
 pub mod unix;
@@ -20,7 +20,7 @@ fn open(net: &Path, name: &str) -> io::Result<File> {
     File::open(&path).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", path.display())))
 }
 
-/// Reads on from an offset, whatever signals come; 0 bytes at the end.
+/// Reads from an offset, even if signals interrupt it; 0 bytes at the end.
 fn read_at(file: &File, name: &str, space: &mut [u8], offset: u64) -> io::Result<usize> {
     loop {
         match file.read_at(space, offset) {

@@ -1,7 +1,7 @@
 //! `/proc/net/tcp` and `tcp6`: the depth of TCP listeners.
 //!
-//! Listening sockets come first (`tcp_seq_start`, tcp_ipv4.c), and behind the last of them the kernel walks the table of the whole host for
-//! the next connection. So what is read ends with the last row that is wanted.
+//! Listening sockets come first (`tcp_seq_start`, tcp_ipv4.c). After the last of them the kernel walks the table of the whole host for
+//! the next connection. Reading therefore ends with the last row that is needed.
 
 use std::fs::File;
 use std::io;
@@ -12,11 +12,11 @@ use std::path::Path;
 use super::{decimal, hexadecimal, open, read_at};
 use crate::kernel::inet::Family;
 
-/// Bytes that are read at once. A row has 150 in `tcp` and about 170 in `tcp6`.
+/// Bytes per read. A row has 150 bytes in `tcp` and about 170 in `tcp6`.
 const STEP: usize = 1024;
 /// No row is longer.
 const LONGEST_ROW: usize = 512;
-/// `TCP_LISTEN`, as the table has it.
+/// `TCP_LISTEN`, as the table prints it.
 const LISTEN: u64 = 10;
 
 /// A table, kept open.
@@ -24,7 +24,7 @@ const LISTEN: u64 = 10;
 pub struct TcpTable {
     file: File,
     name: &'static str,
-    /// The end of the rows that the last reading needed.
+    /// The end of the rows that the last read needed.
     needed: usize,
     buffer: Vec<u8>,
 }
@@ -40,12 +40,12 @@ pub struct TcpRow {
     pub inode: u32,
 }
 
-/// What a line of the table is.
+/// The kind of a line of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line {
-    /// A socket that listens.
+    /// A listening socket of the table.
     Listening(TcpRow),
-    /// A socket in another state: no listening one follows.
+    /// A socket in another state: no listening socket follows.
     Other,
 }
 
@@ -67,15 +67,17 @@ impl TcpTable {
         })
     }
 
-    /// Hands each listening socket to `each` until that breaks off, or until there are no more. Returns the number of rows that could
+    /// Passes each listening socket to `each` until that breaks, or until there are no more. Returns the number of rows that could
     /// not be read.
     ///
     /// # Errors
-    /// Says that the table could not be read.
+    /// If the table cannot be read.
     pub fn read(&mut self, mut each: impl FnMut(TcpRow) -> ControlFlow<()>) -> io::Result<u64> {
         let (mut offset, mut unreadable) = (0_usize, 0);
         self.buffer.clear();
         let mut is_header = true;
+        // Bytes without a line end that are longer than a row are not a row of the kernel.
+        let mut is_too_long = false;
         loop {
             let step = if offset < self.needed {
                 self.needed - offset
@@ -92,10 +94,11 @@ impl TcpTable {
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let (line, after) = rest.split_at(end);
                 rest = after.get(1..).unwrap_or_default();
+                let is_row = !std::mem::take(&mut is_too_long) && line.len() <= LONGEST_ROW;
                 if std::mem::take(&mut is_header) {
                     continue;
                 }
-                let is_over = match parse(line) {
+                let is_over = match parse(line).filter(|_| is_row) {
                     Some(Line::Listening(row)) => each(row).is_break(),
                     Some(Line::Other) => return Ok(unreadable),
                     None => {
@@ -111,15 +114,17 @@ impl TcpTable {
             if length == 0 {
                 return Ok(unreadable);
             }
-            // Bytes without an end that are longer than a row are no row of the kernel's.
-            let held = rest.len() % LONGEST_ROW;
+            let mut held = rest.len();
+            if is_too_long || held > LONGEST_ROW {
+                (is_too_long, held) = (true, 0);
+            }
             let start = self.buffer.len() - held;
             self.buffer.drain(..start);
         }
     }
 }
 
-/// Reads a line: `sl: local remote st tx_queue:rx_queue tr:when retransmits uid timeout inode ...`. `None` for what is no row.
+/// Reads a line: `sl: local remote st tx_queue:rx_queue tr:when retransmits uid timeout inode ...`. `None` if it is not a row.
 #[must_use]
 pub fn parse(line: &[u8]) -> Option<Line> {
     let mut words = line.split(|byte| *byte == b' ').filter(|w| !w.is_empty());
@@ -147,7 +152,7 @@ fn halves(word: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((first, second.get(1..)?))
 }
 
-/// `ADDRESS:PORT`: the address in words as they lie in memory (network order), printed as numbers of this machine.
+/// `ADDRESS:PORT`: the address in words in memory order (network order), printed as numbers of this machine.
 fn address(word: &[u8]) -> Option<SocketAddr> {
     let (address, port) = halves(word)?;
     let mut bytes = [0; 16];

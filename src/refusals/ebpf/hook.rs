@@ -5,10 +5,13 @@ use libbpf_rs::{
     PrintLevel, Result,
 };
 
-use super::{Snapshot, parse_key};
+use super::{Scope, Snapshot, parse_key};
 
 /// `unix_connect.bpf.c`, compiled.
 const PROGRAM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/unix_connect.bpf.o"));
+
+/// Number of addresses that are counted individually if there are many network namespaces.
+const ADDRESSES_OF_ALL: u32 = 4096;
 
 /// The program, attached as long as this lives.
 #[derive(Debug)]
@@ -19,31 +22,54 @@ pub(super) struct Hook {
 }
 
 impl Hook {
-    /// Loads and attaches the program; it counts clients of the network namespace with this inode.
-    pub(super) fn attach(network_namespace: u32) -> std::result::Result<Self, String> {
-        // libbpf's own words go to standard error otherwise.
+    /// Loads and attaches the program; it counts clients of one network namespace, or of all.
+    pub(super) fn attach(scope: Scope) -> std::result::Result<Self, String> {
+        // Otherwise libbpf writes its messages to standard error.
         libbpf_rs::set_print(Some((PrintLevel::Info, |_, text| {
             tracing::debug!(text = text.trim_end(), "libbpf");
         })));
-        load(network_namespace).map_err(|error| {
+        load(scope).map_err(|error| {
             let why = match error.kind() {
                 ErrorKind::PermissionDenied => {
-                    "it takes the capabilities BPF and PERFMON, a seccomp profile and a kernel that allow it, and before Linux 5.11 a locked memory limit of 1 MiB (ulimit -l 1024)"
+                    "eBPF requires the capabilities BPF and PERFMON, a seccomp profile and a kernel that allow it, and before Linux 5.11 a locked memory limit of 1 MiB (ulimit -l 1024)"
                 }
-                _ => "it takes Linux 5.10 or newer with type information (/sys/kernel/btf/vmlinux)",
+                _ => "eBPF requires Linux 5.10 or newer with type information (/sys/kernel/btf/vmlinux)",
             };
-            format!("cannot hook unix_stream_connect() with eBPF: {error:#}; {why}")
+            format!("cannot attach the eBPF program to unix_stream_connect(): {error:#}; {why}")
         })
     }
 
+    /// Removes the counts for clients of a network namespace.
+    pub(super) fn forget(&self, network_namespace: u32) {
+        let is_of_it =
+            |key: &Vec<u8>| parse_key(key).is_some_and(|(of, _)| of == network_namespace);
+        let keys: Vec<Vec<u8>> = self.refused.keys().filter(is_of_it).collect();
+        for key in keys {
+            // A missing key is not an error.
+            let _ = self.refused.delete(&key);
+        }
+        let _ = self.overflow.delete(&network_namespace.to_ne_bytes());
+    }
+
     pub(super) fn read(&self) -> std::result::Result<Snapshot, String> {
-        read(self).map_err(|error| format!("cannot read what eBPF counted: {error:#}"))
+        read(self)
+            .map_err(|error| format!("cannot read the counters of the eBPF program: {error:#}"))
     }
 }
 
-fn load(network_namespace: u32) -> Result<Hook> {
+fn load(scope: Scope) -> Result<Hook> {
     let mut object = ObjectBuilder::default().open_memory(PROGRAM)?;
-    set_network_namespace(&mut object, network_namespace)?;
+    match scope {
+        Scope::One(inode) => set_network_namespace(&mut object, inode)?,
+        Scope::All => {
+            set_network_namespace(&mut object, 0)?;
+            let mut maps = object.maps_mut();
+            let refused = maps.find(|map| map.name() == "refused");
+            refused
+                .ok_or_else(|| missing("map"))?
+                .set_max_entries(ADDRESSES_OF_ALL)?;
+        }
+    }
     let object = object.load()?;
     let mut programs = object.progs_mut();
     let program = programs.next().ok_or_else(|| missing("program"))?;
@@ -69,17 +95,25 @@ fn map(object: &Object, name: &str) -> Result<MapHandle> {
 }
 
 fn missing(what: &str) -> Error {
-    std::io::Error::other(format!("the eBPF program lacks a {what}")).into()
+    std::io::Error::other(format!("the eBPF program has no {what}")).into()
 }
 
 fn read(hook: &Hook) -> Result<Snapshot> {
     let mut snapshot = Snapshot::default();
     for key in hook.refused.keys() {
-        if let (Some(name), Some(count)) = (parse_key(&key), count(&hook.refused, &key)?) {
-            snapshot.names.push((name, count));
+        if let (Some((namespace, name)), Some(count)) =
+            (parse_key(&key), count(&hook.refused, &key)?)
+        {
+            let of_namespace = snapshot.entry(namespace).or_default();
+            of_namespace.names.push((name, count));
         }
     }
-    snapshot.overflow = count(&hook.overflow, &0_u32.to_ne_bytes())?.unwrap_or_default();
+    for key in hook.overflow.keys() {
+        let namespace = key.as_slice().try_into().map(u32::from_ne_bytes);
+        if let (Ok(namespace), Some(count)) = (namespace, count(&hook.overflow, &key)?) {
+            snapshot.entry(namespace).or_default().overflow = count;
+        }
+    }
     Ok(snapshot)
 }
 

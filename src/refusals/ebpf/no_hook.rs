@@ -1,14 +1,18 @@
 //! A build without eBPF.
 
-use super::Snapshot;
+use super::{Scope, Snapshot};
 
-/// There is none.
+/// There is no hook.
 #[derive(Debug)]
 pub(super) enum Hook {}
 
 impl Hook {
-    pub(super) fn attach(_network_namespace: u32) -> Result<Self, String> {
-        Err("this build has no eBPF".to_owned())
+    pub(super) fn attach(_scope: Scope) -> Result<Self, String> {
+        Err("this build does not include eBPF".to_owned())
+    }
+
+    pub(super) fn forget(&self, _network_namespace: u32) {
+        match *self {}
     }
 
     pub(super) fn read(&self) -> Result<Snapshot, String> {

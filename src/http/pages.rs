@@ -1,0 +1,186 @@
+//! Large responses in memory: how much they may occupy together, and what happens when there is no room.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::FutureExt as _;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+/// Memory in KiB for the responses that clients have not read yet: a container may have a limit of 16 MiB, and a page of 1,000 listeners
+/// occupies more than 2 MiB.
+const ROOM: u32 = 3 * 1024;
+/// While there is no room, a response that is not older than this is sent again.
+const FRESH: Duration = Duration::from_secs(1);
+/// Interval at which a response that waits for room has clients disconnected that do not read theirs.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Limits the responses in memory.
+#[derive(Debug, Clone)]
+pub struct Pages {
+    room: Arc<Semaphore>,
+    /// The last response of each name.
+    made: Arc<Mutex<HashMap<&'static str, Made>>>,
+    wanted: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Made {
+    at: Instant,
+    /// In KiB.
+    size: u32,
+    held: Weak<Held>,
+}
+
+/// A response in memory.
+#[derive(Debug)]
+struct Held {
+    bytes: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+struct Shared(Arc<Held>);
+
+impl AsRef<[u8]> for Shared {
+    fn as_ref(&self) -> &[u8] {
+        &self.0.bytes
+    }
+}
+
+impl Default for Pages {
+    fn default() -> Self {
+        Self {
+            room: Arc::new(Semaphore::new(ROOM as usize)),
+            made: Arc::default(),
+            wanted: Arc::default(),
+        }
+    }
+}
+
+impl Pages {
+    /// Is notified while a response waits for room.
+    #[must_use]
+    pub fn wanted(&self) -> Arc<Notify> {
+        Arc::clone(&self.wanted)
+    }
+
+    /// Renders a response when there is room, and occupies the room until it is sent. Responses of one name have the same content at the same
+    /// time: if there is no room, one that was just rendered is sent again.
+    pub(super) async fn hold(&self, name: &'static str, make: impl FnOnce() -> Vec<u8>) -> Body {
+        let size = self.lock().get(name).map_or(ROOM, |made| made.size);
+        let mut room = pin!(Arc::clone(&self.room).acquire_many_owned(size));
+        let room = loop {
+            if let Some(room) = room.as_mut().now_or_never() {
+                break room;
+            }
+            if let Some(held) = self.fresh(name) {
+                return body(held);
+            }
+            self.wanted.notify_one();
+            if let Ok(room) = tokio::time::timeout(AGAIN, room.as_mut()).await {
+                break room;
+            }
+        };
+        let Ok(mut room) = room else {
+            // It is never closed.
+            return Body::empty();
+        };
+        let bytes = make();
+        let size = u32::try_from(bytes.len().div_ceil(1024)).unwrap_or(ROOM);
+        let size = size.clamp(1, ROOM);
+        self.fit(&mut room, size);
+        let held = Arc::new(Held { bytes, _room: room });
+        let last = Made {
+            at: Instant::now(),
+            size,
+            held: Arc::downgrade(&held),
+        };
+        self.lock().insert(name, last);
+        body(held)
+    }
+
+    /// Releases the surplus, and acquires what is missing if it is available.
+    fn fit(&self, room: &mut OwnedSemaphorePermit, size: u32) {
+        let needed = size as usize;
+        if let Some(surplus) = room.num_permits().checked_sub(needed) {
+            drop(room.split(surplus));
+        } else if let Ok(missing) = u32::try_from(needed - room.num_permits())
+            && let Ok(more) = Arc::clone(&self.room).try_acquire_many_owned(missing)
+        {
+            room.merge(more);
+        }
+    }
+
+    fn fresh(&self, name: &str) -> Option<Arc<Held>> {
+        let made = self.lock();
+        let last = made.get(name)?;
+        let is_fresh = last.at.elapsed() < FRESH;
+        is_fresh.then(|| last.held.upgrade())?
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<&'static str, Made>> {
+        self.made.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn body(held: Arc<Held>) -> Body {
+    Body::from(Bytes::from_owner(Shared(held)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn text(body: Body) -> Vec<u8> {
+        axum::body::to_bytes(body, usize::MAX).await.unwrap().into()
+    }
+
+    /// Of this many KiB.
+    fn answer(byte: u8, size: usize) -> impl FnOnce() -> Vec<u8> {
+        move || vec![byte; size * 1024]
+    }
+
+    #[tokio::test]
+    async fn answers_take_the_room_that_they_need_and_give_it_back() {
+        let pages = Pages::default();
+        let first = pages.hold("a", answer(1, 1000)).await;
+        assert_eq!(pages.room.available_permits(), 2072);
+        let second = pages.hold("a", answer(2, 1500)).await;
+        assert_eq!(pages.room.available_permits(), 572, "it had grown");
+        drop((first, second));
+        let larger = pages.hold("b", answer(3, 5000)).await;
+        assert_eq!(pages.room.available_permits(), 0);
+        assert_eq!(text(larger).await.len(), 5000 * 1024);
+        assert_eq!(pages.room.available_permits(), ROOM as usize);
+    }
+
+    #[tokio::test]
+    async fn without_room_an_answer_that_was_just_made_is_sent_again() {
+        let pages = Pages::default();
+        let first = pages.hold("a", answer(1, 2000)).await;
+        let again = pages.hold("a", answer(2, 2000)).await;
+        assert_eq!(text(again).await[0], 1);
+        drop(first);
+        assert_eq!(text(pages.hold("a", answer(3, 2000)).await).await[0], 3);
+    }
+
+    #[tokio::test]
+    async fn without_room_another_answer_waits_and_asks_for_it() {
+        let pages = Pages::default();
+        let first = pages.hold("a", answer(1, 2000)).await;
+        let mut second = pin!(pages.hold("b", answer(2, 2000)));
+        let wanted = pages.wanted();
+        for _ in 0..3 {
+            tokio::select! {
+                biased;
+                _ = second.as_mut() => panic!("there is no room"),
+                () = wanted.notified() => {}
+            }
+        }
+        drop(first);
+        assert_eq!(text(second.await).await[0], 2);
+    }
+}

@@ -1,0 +1,63 @@
+//! The comparison with other tools: its shortest form, and that the page shows what the command writes.
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+fn peers(arguments: &[&str]) -> String {
+    let output = Command::new("python3")
+        .arg(format!("{ROOT}/tests/peers/peers.py"))
+        .args(["--exporter", env!("CARGO_BIN_EXE_listen-queue-exporter")])
+        .args(arguments)
+        .output()
+        .expect("python3 is missing: tests/install.sh base");
+    let (shown, errors) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    println!("{shown}{errors}");
+    assert!(output.status.success());
+    shown.into_owned()
+}
+
+#[test]
+fn the_exporter_reports_the_peak_of_a_burst_between_two_runs_of_ss_that_show_an_empty_queue() {
+    let shown = peers(&["--short"]);
+    assert_eq!(shown.matches("  ok: ").count(), 3);
+    assert!(shown.contains("ss before and after it {'depth': 0, 'limit': 40, 'full': False}"));
+}
+
+#[test]
+fn the_tables_of_the_page_are_those_of_the_command() {
+    let tables: Value = serde_json::from_str(&peers(&["--shape"])).unwrap();
+    let page = std::fs::read_to_string(Path::new(ROOT).join("docs/performance.md")).unwrap();
+    let tables = tables.as_object().unwrap();
+    for (key, shape) in tables {
+        let (_, rest) = page.split_once(&format!("<!-- {key} -->\n")).unwrap();
+        let (section, _) = rest.split_once(&format!("<!-- /{key} -->")).unwrap();
+        let rows: Vec<Vec<&str>> = section
+            .lines()
+            .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
+            .map(|line| line.split(" | ").collect())
+            .collect();
+        let strings = |name: &str| -> Vec<&str> {
+            let values = shape[name].as_array().unwrap().iter();
+            values.map(|value| value.as_str().unwrap()).collect()
+        };
+        let headings = strings("headings");
+        assert_eq!(rows[0], headings, "{key}");
+        let names: Vec<&str> = rows[2..].iter().map(|row| row[0]).collect();
+        assert_eq!(names, strings("rows"), "{key}");
+        for row in &rows {
+            assert_eq!(row.len(), headings.len(), "{key}: {row:?}");
+            let is_filled = row[1..].iter().all(|cell| !cell.is_empty());
+            assert!(is_filled, "{key}: {row:?}");
+        }
+    }
+    let sections = page.lines().filter(|line| line.starts_with("<!-- /"));
+    assert_eq!(sections.count(), tables.len() + 1, "and the machine");
+    assert!(page.contains("Measured on ") && page.contains("with `make bench-peers`"));
+}
