@@ -44,7 +44,7 @@ pub const LIMITS: Limits = Limits {
     connections: 64,
     header: Duration::from_secs(5),
     answer: Duration::from_secs(10),
-    patience: Duration::from_millis(500),
+    patience: Duration::from_secs(2),
     drain: Duration::from_millis(700),
 };
 
