@@ -4,9 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
-use crate::ledger::{ListenerLedger, Recent, SourceFigures, View};
+use crate::ledger::{ListenerLedger, Peaks, Recent, SourceFigures, View};
 use crate::sample::{LimitSource, Presence, Reading, Source};
 
 /// Everything.
@@ -54,7 +54,13 @@ pub struct RecentReport {
     /// Length of a part.
     pub part_seconds: f64,
     /// By listener, one for each part; null if no round saw the listener.
-    pub peaks: BTreeMap<String, Vec<Option<u32>>>,
+    pub peaks: BTreeMap<String, Peaks>,
+}
+
+impl Serialize for Peaks {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.iter())
+    }
 }
 
 impl From<Recent> for RecentReport {

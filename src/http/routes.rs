@@ -146,6 +146,17 @@ impl App {
         };
         (live, end)
     }
+
+    /// An event of a stream: what is new since part `since`, which becomes the next part.
+    fn event(&self, since: &mut u64) -> Vec<u8> {
+        let (live, next) = self.live(*since);
+        *since = next;
+        let mut event = b"data: ".to_vec();
+        // Writing plain data to memory cannot fail.
+        let _ = serde_json::to_writer(&mut event, &live);
+        event.extend(b"\n\n");
+        event
+    }
 }
 
 async fn serve_metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Response {
@@ -158,12 +169,10 @@ async fn serve_metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Respo
     if accepts_gzip(&headers) {
         let gzip = HeaderValue::from_static("gzip");
         answer.headers_mut().insert(CONTENT_ENCODING, gzip);
-        *answer.body_mut() = app
-            .pages
-            .hold("metrics, small", || gzip_of(&render()))
-            .await;
+        let render = || gzip_of(&render());
+        *answer.body_mut() = app.pages.hold("metrics, small", render).await.into();
     } else {
-        *answer.body_mut() = app.pages.hold("metrics", render).await;
+        *answer.body_mut() = app.pages.hold("metrics", render).await.into();
     }
     answer
 }
@@ -254,10 +263,13 @@ async fn serve_stream(State(app): State<Arc<App>>) -> Response {
         if stream.app.streams.0.is_closed() {
             return None;
         }
-        let (live, next) = stream.app.live(stream.since);
-        stream.since = next;
-        let json = serde_json::to_string(&live).ok()?;
-        Some((Ok::<_, Infallible>(format!("data: {json}\n\n")), stream))
+        let name = match stream.since {
+            0 => "stream, its start",
+            _ => "stream",
+        };
+        let (app, since) = (&stream.app, &mut stream.since);
+        let event = app.pages.hold_own(name, || app.event(since)).await;
+        Some((Ok::<_, Infallible>(event), stream))
     });
     let headers = [
         (CONTENT_TYPE, "text/event-stream"),

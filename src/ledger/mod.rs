@@ -15,7 +15,7 @@ use std::time::Duration;
 pub use event::{Event, Found, Subject};
 pub use follower::{Follower, Step, Wait};
 pub use histogram::Histogram;
-pub use history::{History, PARTS};
+pub use history::{History, PARTS, Peaks};
 pub use peak::Peak;
 pub use queue::{ListenerLedger, Totals, UTILIZATION};
 pub use waits::{WAIT, WaitTotals, Waits};
@@ -134,8 +134,8 @@ pub struct Recent {
     pub end: u64,
     /// Length of a part.
     pub length: Duration,
-    /// The depths of each listener, the same number for each; absent where no round saw the listener.
-    pub peaks: BTreeMap<String, Vec<Option<u32>>>,
+    /// The depths of each listener, the same number for each.
+    pub peaks: BTreeMap<String, Peaks>,
 }
 
 /// When each kind of event of a listener was logged last.
@@ -204,14 +204,13 @@ impl Ledger {
             .last_sample
             .map_or(0, |at| history::part_at(at, length));
         let first = from.max(end.saturating_sub(PARTS as u64)).min(end);
-        let peaks = |state: &State| (first..end).map(|part| state.history.peak(part)).collect();
         Recent {
             first,
             end,
             length,
             peaks: (self.view.listeners.iter().zip(&self.state))
                 .filter(|(ledger, _)| self.view.shows(ledger))
-                .map(|(ledger, state)| (ledger.title(), peaks(state)))
+                .map(|(ledger, state)| (ledger.title(), state.history.peaks(first..end)))
                 .collect(),
         }
     }

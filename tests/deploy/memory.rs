@@ -84,7 +84,9 @@ fn a_thousand_listeners_and_a_thousand_scrapes_fit_into_the_memory_limit() {
                 assert!(body.ends_with(b"\n"));
             }
         };
-        (0..8).for_each(|_| drop(scope.spawn(scrape)));
+        let clients: Vec<_> = (0..8).map(|_| scope.spawn(scrape)).collect();
+        let failed = clients.into_iter().filter_map(|client| client.join().err());
+        assert_eq!(failed.count(), 0, "{}", inspect("{{json .State}}"));
     });
     check(&page());
 
