@@ -254,7 +254,12 @@ impl Truth {
 
         let recent = ledger.recent(0);
         let parts = usize::try_from(recent.end - recent.first).expect("few");
-        assert!(recent.peaks.values().all(|peaks| peaks.len() == parts));
+        assert!(
+            recent
+                .peaks
+                .values()
+                .all(|peaks| peaks.iter().count() == parts)
+        );
         for name in watched {
             assert!(
                 ledger
