@@ -293,7 +293,9 @@ impl Truth {
     }
 
     fn check_page(&mut self, view: &View) {
-        let text = metrics::render(view, Extent::default());
+        let mut text = Vec::new();
+        metrics::write(view, Extent::default(), &mut text).expect("memory");
+        let text = String::from_utf8(text).expect("text");
         let page = Page::parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         self.check_counters(page);
         serde_json::to_vec(&Report::new(view)).expect("JSON");

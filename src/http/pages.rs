@@ -1,13 +1,20 @@
 //! Large responses in memory: how much they may occupy together, and what happens when there is no room.
 
 use std::collections::HashMap;
-use std::pin::pin;
+use std::convert::Infallible;
+use std::io;
+use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures_util::FutureExt as _;
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::pieces::Pieces;
 
 /// Memory in KiB for the responses that clients have not read yet: a container may have a limit of 16 MiB, and a page of 1,000 listeners
 /// occupies more than 2 MiB.
@@ -37,15 +44,63 @@ struct Made {
 /// A response in memory.
 #[derive(Debug)]
 struct Held {
-    bytes: Vec<u8>,
+    pieces: Pieces,
     _room: OwnedSemaphorePermit,
 }
 
-struct Shared(Arc<Held>);
+/// A response that is sent to a client, in parts.
+#[derive(Debug)]
+pub(super) struct Sent {
+    held: Arc<Held>,
+    next: usize,
+}
 
-impl AsRef<[u8]> for Shared {
+/// A part of a response, which occupies room until all are sent.
+struct Part {
+    held: Arc<Held>,
+    index: usize,
+}
+
+impl AsRef<[u8]> for Part {
     fn as_ref(&self) -> &[u8] {
-        &self.0.bytes
+        self.held.pieces.get(self.index).unwrap_or_default()
+    }
+}
+
+impl Iterator for Sent {
+    type Item = Bytes;
+
+    fn next(&mut self) -> Option<Bytes> {
+        let part = Part {
+            held: self.held.clone(),
+            index: self.next,
+        };
+        self.held.pieces.get(self.next)?;
+        self.next += 1;
+        Some(Bytes::from_owner(part))
+    }
+}
+
+impl Body for Sent {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.next().map(|part| Ok(Frame::data(part))))
+    }
+
+    /// The length of the whole, for `Content-Length`.
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.held.pieces.len() as u64)
+    }
+}
+
+impl IntoResponse for Sent {
+    fn into_response(self) -> Response {
+        axum::body::Body::new(self).into_response()
     }
 }
 
@@ -68,7 +123,11 @@ impl Pages {
 
     /// Renders a response when there is room, and occupies the room until it is sent. Responses of one name have the same content at the same
     /// time: if there is no room, one that was just rendered is sent again.
-    pub(super) async fn hold(&self, name: &'static str, make: impl FnOnce() -> Vec<u8>) -> Bytes {
+    pub(super) async fn hold(
+        &self,
+        name: &'static str,
+        make: impl FnOnce(&mut Pieces) -> io::Result<()>,
+    ) -> Sent {
         self.hold_or(name, || self.fresh(name), make).await
     }
 
@@ -76,8 +135,8 @@ impl Pages {
     pub(super) async fn hold_own(
         &self,
         name: &'static str,
-        make: impl FnOnce() -> Vec<u8>,
-    ) -> Bytes {
+        make: impl FnOnce(&mut Pieces) -> io::Result<()>,
+    ) -> Sent {
         self.hold_or(name, || None, make).await
     }
 
@@ -85,13 +144,13 @@ impl Pages {
         &self,
         name: &'static str,
         instead: impl Fn() -> Option<Arc<Held>>,
-        make: impl FnOnce() -> Vec<u8>,
-    ) -> Bytes {
+        make: impl FnOnce(&mut Pieces) -> io::Result<()>,
+    ) -> Sent {
         let held = match self.room(name, instead).await {
             Ok(room) => self.render(name, room, make),
             Err(held) => held,
         };
-        Bytes::from_owner(Shared(held))
+        Sent { held, next: 0 }
     }
 
     /// Waits for the room of a response, or until there is another one to send instead.
@@ -120,13 +179,20 @@ impl Pages {
         &self,
         name: &'static str,
         mut room: OwnedSemaphorePermit,
-        make: impl FnOnce() -> Vec<u8>,
+        make: impl FnOnce(&mut Pieces) -> io::Result<()>,
     ) -> Arc<Held> {
-        let bytes = make();
-        let size = u32::try_from(bytes.len().div_ceil(1024)).unwrap_or(ROOM);
+        let mut pieces = Pieces::default();
+        // Writing plain data to memory cannot fail.
+        if let Err(error) = make(&mut pieces) {
+            tracing::error!(%error, "cannot write a response");
+        }
+        let size = u32::try_from(pieces.len().div_ceil(1024)).unwrap_or(ROOM);
         let size = size.clamp(1, ROOM);
         self.fit(&mut room, size);
-        let held = Arc::new(Held { bytes, _room: room });
+        let held = Arc::new(Held {
+            pieces,
+            _room: room,
+        });
         let last = Made {
             at: Instant::now(),
             size,
@@ -163,10 +229,15 @@ impl Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write as _;
 
     /// Of this many KiB.
-    fn answer(byte: u8, size: usize) -> impl FnOnce() -> Vec<u8> {
-        move || vec![byte; size * 1024]
+    fn answer(byte: u8, size: usize) -> impl FnOnce(&mut Pieces) -> io::Result<()> {
+        move |pieces| pieces.write_all(&vec![byte; size * 1024])
+    }
+
+    fn text(sent: Sent) -> Vec<u8> {
+        sent.flatten().collect()
     }
 
     #[tokio::test]
@@ -179,8 +250,7 @@ mod tests {
         drop((first, second));
         let larger = pages.hold("b", answer(3, 5000)).await;
         assert_eq!(pages.room.available_permits(), 0);
-        assert_eq!(larger.len(), 5000 * 1024);
-        drop(larger);
+        assert_eq!(text(larger).len(), 5000 * 1024);
         assert_eq!(pages.room.available_permits(), ROOM as usize);
     }
 
@@ -189,9 +259,9 @@ mod tests {
         let pages = Pages::default();
         let first = pages.hold("a", answer(1, 2000)).await;
         let again = pages.hold("a", answer(2, 2000)).await;
-        assert_eq!(again[0], 1);
-        drop((first, again));
-        assert_eq!(pages.hold("a", answer(3, 2000)).await[0], 3);
+        assert_eq!(text(again)[0], 1);
+        drop(first);
+        assert_eq!(text(pages.hold("a", answer(3, 2000)).await)[0], 3);
     }
 
     #[tokio::test]
@@ -208,6 +278,6 @@ mod tests {
             }
         }
         drop(first);
-        assert_eq!(second.await[0], 2);
+        assert_eq!(text(second.await)[0], 2);
     }
 }

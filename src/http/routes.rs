@@ -1,7 +1,7 @@
 //! The routes and their responses.
 
 use std::convert::Infallible;
-use std::io::Write as _;
+use std::io::{self, Write};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -20,13 +20,14 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Interval, MissedTickBehavior};
 
 use super::page;
 use super::pages::Pages;
+use super::pieces::Pieces;
 use crate::duration;
 use crate::ledger::{Ledger, View};
 use crate::metrics;
@@ -147,15 +148,13 @@ impl App {
         (live, end)
     }
 
-    /// An event of a stream: what is new since part `since`, which becomes the next part.
-    fn event(&self, since: &mut u64) -> Vec<u8> {
+    /// Writes an event of a stream: what is new since part `since`, which becomes the next part.
+    fn write_event(&self, since: &mut u64, event: &mut Pieces) -> io::Result<()> {
         let (live, next) = self.live(*since);
         *since = next;
-        let mut event = b"data: ".to_vec();
-        // Writing plain data to memory cannot fail.
-        let _ = serde_json::to_writer(&mut event, &live);
-        event.extend(b"\n\n");
-        event
+        event.write_all(b"data: ")?;
+        serde_json::to_writer(&mut *event, &live)?;
+        event.write_all(b"\n\n")
     }
 }
 
@@ -165,15 +164,20 @@ async fn serve_metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Respo
         (VARY, HeaderValue::from_static("accept-encoding")),
     ]
     .into_response();
-    let render = || metrics::render(&app.view(), app.extent).into_bytes();
-    if accepts_gzip(&headers) {
+    let body = if accepts_gzip(&headers) {
         let gzip = HeaderValue::from_static("gzip");
         answer.headers_mut().insert(CONTENT_ENCODING, gzip);
-        let render = || gzip_of(&render());
-        *answer.body_mut() = app.pages.hold("metrics, small", render).await.into();
+        let write = |page: &mut Pieces| {
+            let mut encoder = GzEncoder::new(page, Compression::fast());
+            metrics::write(&app.view(), app.extent, &mut encoder)?;
+            encoder.finish().map(drop)
+        };
+        app.pages.hold("metrics, small", write).await
     } else {
-        *answer.body_mut() = app.pages.hold("metrics", render).await.into();
-    }
+        let write = |page: &mut Pieces| metrics::write(&app.view(), app.extent, page);
+        app.pages.hold("metrics", write).await
+    };
+    *answer.body_mut() = Body::new(body);
     answer
 }
 
@@ -190,8 +194,11 @@ async fn serve_page(State(app): State<Arc<App>>) -> Response {
         (REFERRER_POLICY, "no-referrer"),
         (CACHE_CONTROL, "no-store"),
     ];
-    let render = || page::render(&Report::new(&app.view()), &app.telemetry_path).into_bytes();
-    (headers, app.pages.hold("page", render).await).into_response()
+    let write = |page: &mut Pieces| {
+        let report = Report::new(&app.view());
+        page.write_all(page::render(&report, &app.telemetry_path).as_bytes())
+    };
+    (headers, app.pages.hold("page", write).await).into_response()
 }
 
 fn asset(kind: &'static str, text: &'static str) -> Response {
@@ -217,13 +224,12 @@ async fn serve_listeners(
         Ok(Query(query)) => query.since,
         Err(rejection) => return rejection.into_response(),
     };
-    let render = || {
-        let json = match since {
-            Some(since) => serde_json::to_vec(&app.live(since).0),
-            None => serde_json::to_vec(&Report::new(&app.view())),
-        };
-        // Writing plain data to memory cannot fail.
-        json.unwrap_or_default()
+    let write = |json: &mut Pieces| {
+        match since {
+            Some(since) => serde_json::to_writer(json, &app.live(since).0),
+            None => serde_json::to_writer(json, &Report::new(&app.view())),
+        }
+        .map_err(io::Error::from)
     };
     let headers = [
         (CONTENT_TYPE, "application/json"),
@@ -234,7 +240,7 @@ async fn serve_listeners(
         Some(_) => "listeners since",
         None => "listeners",
     };
-    (headers, app.pages.hold(name, render).await).into_response()
+    (headers, app.pages.hold(name, write).await).into_response()
 }
 
 /// A live page's stream of events, each the JSON of [`LiveReport`].
@@ -268,9 +274,11 @@ async fn serve_stream(State(app): State<Arc<App>>) -> Response {
             _ => "stream",
         };
         let (app, since) = (&stream.app, &mut stream.since);
-        let event = app.pages.hold_own(name, || app.event(since)).await;
-        Some((Ok::<_, Infallible>(event), stream))
+        let write = |event: &mut Pieces| app.write_event(since, event);
+        let event = app.pages.hold_own(name, write).await;
+        Some((stream::iter(event.map(Ok::<_, Infallible>)), stream))
     });
+    let events = events.flatten();
     let headers = [
         (CONTENT_TYPE, "text/event-stream"),
         (CACHE_CONTROL, "no-store"),
@@ -413,13 +421,6 @@ fn accepts_gzip(headers: &HeaderMap) -> bool {
                 .any(|weight| weight.parse() == Ok(0.0));
             named && !refused
         })
-}
-
-fn gzip_of(bytes: &[u8]) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-    // Writing to memory cannot fail.
-    let _ = encoder.write_all(bytes);
-    encoder.finish().unwrap_or_default()
 }
 
 #[cfg(test)]

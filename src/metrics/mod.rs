@@ -5,18 +5,15 @@
 mod family;
 mod table;
 
+use std::io::{self, Write};
 use std::slice;
 
-use prometheus::TextEncoder;
+use prometheus::{Encoder as _, TextEncoder};
 
 pub use family::{Family, Histograms, Kind, Metric};
 pub use table::{TABLE, is_about_exporter};
 
 use crate::ledger::View;
-
-/// Approximate size of the page without listeners, and per listener.
-const PAGE: usize = 16 * 1024;
-const LISTENER: usize = 2560;
 
 /// Which figures are on the page.
 #[derive(Debug, Clone, Copy, Default)]
@@ -27,10 +24,11 @@ pub struct Extent {
     pub without_exporter: bool,
 }
 
-/// The page in the text exposition format 0.0.4. A metric without a series is omitted.
-#[must_use]
-pub fn render(view: &View, extent: Extent) -> String {
-    let mut page = String::with_capacity(PAGE + LISTENER * view.listeners.len());
+/// Writes the page in the text exposition format 0.0.4. A metric without a series is omitted.
+///
+/// # Errors
+/// Those of `page`.
+pub fn write(view: &View, extent: Extent, page: &mut impl Write) -> io::Result<()> {
     // One at a time: to allocate and free thousands of series at once is expensive.
     let mut family = Family::new(extent.histograms);
     for metric in TABLE {
@@ -40,12 +38,12 @@ pub fn render(view: &View, extent: Extent) -> String {
         let Some(encoded) = family.collect(metric, view) else {
             continue;
         };
-        // It fails only on an empty family or name, and neither occurs here.
-        if let Err(error) = TextEncoder::new().encode_utf8(slice::from_ref(encoded), &mut page) {
-            tracing::error!(%error, "cannot write the metrics");
-        }
+        // Apart from `page`, it fails only on an empty family or name, and neither occurs here.
+        TextEncoder::new()
+            .encode(slice::from_ref(encoded), page)
+            .map_err(io::Error::other)?;
     }
-    page
+    Ok(())
 }
 
 #[cfg(test)]
@@ -73,6 +71,12 @@ mod tests {
         }
     }
 
+    fn render(view: &View) -> String {
+        let mut page = Vec::new();
+        write(view, Extent::default(), &mut page).unwrap();
+        String::from_utf8(page).unwrap()
+    }
+
     #[test]
     fn any_name_gives_a_page_of_whole_lines() {
         let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
@@ -88,7 +92,7 @@ mod tests {
             }],
             ..Sample::default()
         });
-        let page = render(ledger.view(), Extent::default());
+        let page = render(ledger.view());
         assert!(
             page.contains(r#"listen_queue_listener_up{listener="unix:/a\\x0a\"\\x5c\\xff"} 1"#)
         );
@@ -124,7 +128,7 @@ mod tests {
             slow: Some(slow),
             ..Sample::default()
         });
-        let page = render(ledger.view(), Extent::default());
+        let page = render(ledger.view());
         for line in page.lines().filter(|line| line.contains("tcp::80")) {
             assert!(line.contains(r#"pod="a\"b""#), "{line}");
         }

@@ -1,7 +1,8 @@
-//! The memory limit of the manifests, with more listeners than discovery watches by default, and eight clients at a time.
+//! The memory limit of the manifests, with more listeners than discovery watches by default, eight clients at a time and eight live pages.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{self, Write as _};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 
 use nix::sched::CloneFlags;
@@ -23,6 +24,13 @@ fn listeners() -> (Vec<Listener>, OwnedFd) {
     let full = Listener::abstract_unix(b"full", 0);
     let all = [full].into_iter().chain(unix).chain(tcp).collect();
     (all, connect_abstract(b"full").unwrap())
+}
+
+fn live_page(server: SocketAddr) -> TcpStream {
+    let mut page = http::connect(server);
+    let request = format!("GET /-/stream HTTP/1.1\r\nHost: {server}\r\n\r\n");
+    page.write_all(request.as_bytes()).unwrap();
+    page
 }
 
 #[test]
@@ -62,7 +70,7 @@ fn a_thousand_listeners_and_a_thousand_scrapes_fit_into_the_memory_limit() {
     let (_listeners, _client) = listeners();
     let server = SocketAddr::from(([127, 0, 0, 1], PORT));
     wait::until_true("the exporter to listen", || {
-        std::net::TcpStream::connect(server).is_ok()
+        TcpStream::connect(server).is_ok()
     });
     let page = || Page::parse(http::get(server, "/metrics", &[]).text()).unwrap();
     let check = |page: &Page| {
@@ -76,7 +84,11 @@ fn a_thousand_listeners_and_a_thousand_scrapes_fit_into_the_memory_limit() {
     };
     wait::until_true("all listeners", || page().listeners().len() == 1000);
 
+    let pages: Vec<_> = (0..8).map(|_| live_page(server)).collect();
     std::thread::scope(|scope| {
+        for mut page in &pages {
+            scope.spawn(move || io::copy(&mut page, &mut io::sink()));
+        }
         let scrape = || {
             for _ in 0..125 {
                 // A client that the machine keeps from reading for two seconds gives way to the others, and asks again.
@@ -86,7 +98,17 @@ fn a_thousand_listeners_and_a_thousand_scrapes_fit_into_the_memory_limit() {
         };
         let clients: Vec<_> = (0..8).map(|_| scope.spawn(scrape)).collect();
         let failed = clients.into_iter().filter_map(|client| client.join().err());
-        assert_eq!(failed.count(), 0, "{}", inspect("{{json .State}}"));
+        let failed = failed.count();
+        // Until then they are read.
+        let open = pages
+            .iter()
+            .filter(|page| page.shutdown(Shutdown::Both).is_ok());
+        assert_eq!(
+            (failed, open.count()),
+            (0, 8),
+            "{}",
+            inspect("{{json .State}}")
+        );
     });
     check(&page());
 
