@@ -129,6 +129,7 @@ fn the_runbook_of_missing_listeners_explains_every_reason_of_the_log() {
         .collect();
     let reasons = [
         Absence::NotListening,
+        Absence::OtherAddress("[::]:80".parse().unwrap()),
         Absence::NotASocket,
         Absence::NoListenerOfFile,
         Absence::NotInTable,
