@@ -9,7 +9,8 @@ const SOURCE: &str = "src/refusals/unix_connect.bpf.c";
 fn main() {
     println!("cargo:rerun-if-changed={SOURCE}");
     println!("cargo:rerun-if-env-changed=CLANG");
-    println!("cargo:rustc-env=LISTEN_QUEUE_EXPORTER_RUSTC={}", compiler());
+    // cargo run and cargo test pass it on to the program, where a name that begins like those of the flags would be an unknown variable.
+    println!("cargo:rustc-env=RUSTC_OF_THIS_BUILD={}", compiler());
     if env::var_os("CARGO_FEATURE_EBPF").is_none() {
         return;
     }

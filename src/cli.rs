@@ -24,6 +24,9 @@ pub const PORT: u16 = 10128;
 /// Prefix of the environment variable of each flag.
 pub const ENVIRONMENT_PREFIX: &str = "LISTEN_QUEUE_EXPORTER_";
 
+/// A variable that begins with this is meant for this program.
+const PROGRAM_PREFIX: &str = "LISTEN_QUEUE_";
+
 const INTERVAL: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(1)..=Duration::from_secs(10);
 const TCP_INTERVAL: std::ops::RangeInclusive<Duration> =
@@ -234,9 +237,9 @@ struct SelectionFlags {
     )]
     listener: Vec<String>,
 
-    /// Do not watch discovered listeners whose address matches this regular expression anywhere. The default excludes short-lived sockets that exist on
-    /// every host: those of containerd shims, ssh agents, Java and .NET debuggers, Python multiprocessing and editors, and loopback ports
-    /// from 32768 to 60999 except 50051. To exclude none, use '' or set the environment variable to ^$.
+    /// Do not watch discovered listeners whose address matches this regular expression anywhere. The default excludes sockets that exist on many
+    /// hosts and serve no users: those of containerd shims, ssh agents, Java and .NET debuggers, Python multiprocessing and editors, the control
+    /// socket of gunicorn, and loopback ports from 32768 to 60999 except 50051. To exclude none, use '' or set the environment variable to ^$.
     #[arg(
         long = "discover.exclude",
         value_name = "REGEX",
@@ -450,7 +453,7 @@ pub fn version() -> String {
         crate::VERSION,
         crate::REVISION,
         if refusals::EBPF_BUILT { "ebpf" } else { "none" },
-        env!("LISTEN_QUEUE_EXPORTER_RUSTC"),
+        env!("RUSTC_OF_THIS_BUILD"),
         std::env::consts::OS,
     )
 }
@@ -539,6 +542,37 @@ fn select(flags: &SelectionFlags, matches: &ArgMatches) -> Result<Selection, Str
         }),
         idle: !flags.node || flags.node_idle,
     })
+}
+
+/// The variables of this environment that look like those of flags but belong to none: their names are misspelled, and they have no effect.
+///
+/// Kubernetes sets variables for each Service, also for one that is named like this program: these are not among them.
+#[must_use]
+pub fn unknown_variables(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Vec<String> {
+    let command = Flags::command();
+    let known: BTreeSet<_> = command.get_arguments().filter_map(Arg::get_env).collect();
+    let mut unknown: Vec<String> = environment
+        .into_iter()
+        .filter(|(name, _)| !known.contains(name.as_os_str()))
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, value)| {
+            name.starts_with(PROGRAM_PREFIX) && !is_of_a_service(name, value.as_encoded_bytes())
+        })
+        .map(|(name, _)| name)
+        .collect();
+    unknown.sort();
+    unknown
+}
+
+/// Whether Kubernetes sets a variable of this name and value for a Service.
+fn is_of_a_service(name: &str, value: &[u8]) -> bool {
+    let mut after_port = name.split("_PORT_").skip(1);
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || (name.ends_with("_PORT") && value.windows(3).any(|part| part == b"://"))
+        || after_port.any(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
 }
 
 /// Ignores empty and blank variables, which occur in env files and manifests.
@@ -919,6 +953,46 @@ mod tests {
                 .unwrap()
                 .to_string(),
             "https://example.org/"
+        );
+    }
+
+    #[test]
+    fn a_variable_that_belongs_to_no_flag_is_unknown_unless_kubernetes_sets_it_for_a_service() {
+        let unknown = |variables: &[(&str, &str)]| {
+            let variables = variables.iter();
+            unknown_variables(variables.map(|(name, value)| (name.into(), value.into())))
+        };
+        assert_eq!(
+            unknown(&[
+                ("LISTEN_QUEUE_LISTENER", "tcp::80"),
+                ("LISTEN_QUEUE_EXPORTER_PORT", "8080"),
+                ("LISTEN_QUEUE_EXPORTER_LISTENERS", "tcp::80"),
+                ("LISTEN_QUEUE_EXPORTER_LISTENER", "tcp::80"),
+                ("LISTEN_QUEUE_EXPORTER_LOG_LEVEL", "info"),
+                ("LISTENER", "tcp::80"),
+            ]),
+            [
+                "LISTEN_QUEUE_EXPORTER_LISTENERS",
+                "LISTEN_QUEUE_EXPORTER_PORT",
+                "LISTEN_QUEUE_LISTENER"
+            ]
+        );
+        assert_eq!(
+            unknown(&[
+                ("LISTEN_QUEUE_EXPORTER_SERVICE_HOST", "10.96.0.7"),
+                ("LISTEN_QUEUE_EXPORTER_SERVICE_PORT", "10128"),
+                ("LISTEN_QUEUE_EXPORTER_SERVICE_PORT_LQ_METRICS", "10128"),
+                ("LISTEN_QUEUE_EXPORTER_PORT", "tcp://10.96.0.7:10128"),
+                (
+                    "LISTEN_QUEUE_EXPORTER_PORT_10128_TCP",
+                    "tcp://10.96.0.7:10128"
+                ),
+                ("LISTEN_QUEUE_EXPORTER_PORT_10128_TCP_PROTO", "tcp"),
+                ("LISTEN_QUEUE_EXPORTER_PORT_10128_TCP_PORT", "10128"),
+                ("LISTEN_QUEUE_EXPORTER_PORT_10128_TCP_ADDR", "10.96.0.7"),
+                ("LISTEN_QUEUE_EXPORTER_NODE_SERVICE_HOST", "10.96.0.8"),
+            ]),
+            [""; 0]
         );
     }
 

@@ -52,7 +52,7 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
 
 impl fmt::Display for DurationError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("not a duration, as in 10ms, 5s or 1m30s")
+        f.write_str("not a number with a unit (ms, s, m, h, d, w or y), as in 10ms, 5s or 1m30s")
     }
 }
 
@@ -87,6 +87,16 @@ mod tests {
         ] {
             assert_eq!(parse(text), Err(DurationError), "{text}");
         }
+    }
+
+    #[test]
+    fn the_error_names_every_unit() {
+        let error = DurationError.to_string();
+        let (_, listed) = error.split_once('(').unwrap();
+        let (listed, _) = listed.split_once(')').unwrap();
+        let listed = listed.replace(" or ", ", ");
+        let named: Vec<&str> = listed.rsplit(", ").collect();
+        assert_eq!(named, UNITS.map(|(unit, _)| unit));
     }
 
     proptest! {

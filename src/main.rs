@@ -20,6 +20,7 @@ use listen_queue_exporter::refusals::{Ebpf, LogSource, Receiver, Scope, SyslogAd
 use listen_queue_exporter::sampler::{self, Discovery, Watch};
 use listen_queue_exporter::{check, journal, logging};
 use listenfd::ListenFd;
+use rustix::io::Errno;
 use rustix::net::sockopt::socket_acceptconn;
 use rustix::process::{Resource, getrlimit};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,6 +33,10 @@ const PENDING_EVENTS: usize = 1024;
 const OWN_FILES: u64 = 28;
 /// Minimum number of connections: one for a scrape, and some that wait.
 const LEAST_CONNECTIONS: u64 = 4;
+
+/// What is logged about an environment variable that no flag reads.
+const UNKNOWN_VARIABLE: &str =
+    "this environment variable belongs to no flag and has no effect; --help lists all variables";
 
 fn main() -> ExitCode {
     let order = match cli::parse(std::env::args_os()) {
@@ -50,10 +55,22 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    let unknown = cli::unknown_variables(std::env::vars_os());
+    let warn = || {
+        for variable in &unknown {
+            complain(format_args!("warning: {variable}: {UNKNOWN_VARIABLE}"));
+        }
+    };
     let outcome = match order {
-        Order::Serve(options) if options.flags.config_check => return check_config(*options),
-        Order::Serve(options) => run(*options),
-        Order::Check(options) => return check::run(*options),
+        Order::Serve(options) if options.flags.config_check => {
+            warn();
+            return check_config(*options);
+        }
+        Order::Serve(options) => run(*options, &unknown),
+        Order::Check(options) => {
+            warn();
+            return check::run(*options);
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,11 +99,14 @@ fn check_config(options: Options) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn run(options: Options) -> anyhow::Result<()> {
+fn run(options: Options, unknown_variables: &[String]) -> anyhow::Result<()> {
     let (flags, selection) = (options.flags, options.selection);
     let limits = within_open_files(http::LIMITS)?;
     let is_node = selection.node.is_some();
     let _log = logging::start(flags.log_level, flags.log_format).context("cannot start the log")?;
+    for variable in unknown_variables {
+        tracing::warn!(variable, "{UNKNOWN_VARIABLE}");
+    }
     check_procfs(&selection.procfs)?;
     let web_config = flags.web_config_file.map(open_web_config).transpose()?;
     let listeners = if flags.web_systemd_socket {
@@ -319,13 +339,34 @@ fn passed_sockets() -> anyhow::Result<Vec<TcpListener>> {
 }
 
 fn receive(address: &SyslogAddress, mode: u32) -> anyhow::Result<(LogSource, impl Sized)> {
-    let receiver = Receiver::bind(address, mode)
-        .with_context(|| format!("cannot receive the log of nginx at --nginx.syslog {address}"))?;
+    let receiver = Receiver::bind(address, mode).map_err(|error| {
+        let remedy = match address {
+            SyslogAddress::Unix(path) => directory_remedy(path, &error),
+            SyslogAddress::Udp(_) => String::new(),
+        };
+        anyhow::anyhow!(
+            "cannot receive the log of nginx at --nginx.syslog {address}: {error}{remedy}"
+        )
+    })?;
     let started = receiver
         .start()
         .context("cannot start the thread that receives the log of nginx")?;
     tracing::info!(%address, "receiving the log of nginx");
     Ok(started)
+}
+
+/// What to do if a socket file cannot be created because of its directory.
+fn directory_remedy(path: &Path, error: &io::Error) -> String {
+    let directory = path.parent().unwrap_or(path).display();
+    match error.raw_os_error().map(Errno::from_raw_os_error) {
+        Some(Errno::NOENT) => format!(
+            "; create the directory {directory}, in which the user of the exporter can create files (systemd: RuntimeDirectory=)"
+        ),
+        Some(Errno::ACCESS | Errno::ROFS) => format!(
+            "; the user of the exporter must be able to search the directory {directory} and to create files in it"
+        ),
+        _ => String::new(),
+    }
 }
 
 /// The clients whose refused connects the kernel counts: those of the watched network namespaces.

@@ -1,6 +1,7 @@
 //! The plain data between the sampler and the ledger: the result of one round, independent of any external format.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use crate::kernel::SocketId;
 use crate::kernel::netstat::TcpExt;
 use crate::kernel::process::ProcessFigures;
 use crate::kernel::sysctl::Settings;
-use crate::listener::Listener;
+use crate::listener::{Address, Listener};
 use crate::refusals::Kinds;
 
 /// One round of all namespaces.
@@ -232,6 +233,8 @@ pub enum Presence {
 pub enum Absence {
     /// No socket is listening at the address.
     NotListening,
+    /// No socket is listening at the TCP address, but one at another address of its port.
+    OtherAddress(SocketAddr),
     /// The path leads to a file that is not a socket.
     NotASocket,
     /// The path leads to a socket file that no listener of this network namespace created.
@@ -339,6 +342,18 @@ impl fmt::Display for Absence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotListening => f.write_str("no socket is listening at this address"),
+            Self::OtherAddress(address) => {
+                let other = if address.ip().to_canonical().is_unspecified() {
+                    Address::TcpPort(address.port())
+                } else {
+                    Address::Tcp(*address)
+                };
+                write!(
+                    f,
+                    "no socket is listening at this address, but one is listening at {}, which --listener {other} selects",
+                    Address::Tcp(*address)
+                )
+            }
             Self::NotASocket => f.write_str("the path exists but is not a socket"),
             Self::NoListenerOfFile => f.write_str(
                 "the socket file exists, but no listener of this network namespace created it: its process has ended, has closed it, or runs in another network namespace",
@@ -348,7 +363,7 @@ impl fmt::Display for Absence {
             ),
             Self::Unreadable(directory) => write!(
                 f,
-                "this user may not search the directory {}, and no listener is bound to the name of the path either",
+                "this user may not search the directory {}, and no listener is bound to the name of the path: either no socket is listening there, or it is bound under another name, and only a user who may search the directory can find it",
                 crate::listener::escape(directory.as_os_str().as_encoded_bytes())
             ),
             Self::Failed(reason) => write!(f, "the path cannot be read: {reason}"),

@@ -103,6 +103,28 @@ fn the_table_of_servers_is_that_of_the_code() {
 }
 
 #[test]
+fn the_page_on_502s_quotes_check_word_by_word() {
+    let page = read("docs/502.md");
+    let (_, rest) = page.split_once("<!-- findings -->\n").unwrap();
+    let (table, _) = rest.split_once("<!-- /findings -->").unwrap();
+    let sources = ["src/check/diagnosis.rs", "src/report.rs", "src/sample.rs"].map(read);
+    let quote = Regex::new("`([^`]+)`").unwrap();
+    let mut quotes = 0;
+    for row in table.lines().skip(2) {
+        let finding = row.split('|').nth(1).unwrap();
+        for quoted in quote.captures_iter(finding) {
+            // A number stands where the page has an ellipsis.
+            for words in quoted.get(1).unwrap().as_str().split('…') {
+                let is_there = sources.iter().any(|source| source.contains(words.trim()));
+                assert!(is_there, "check never says: {words}");
+            }
+            quotes += 1;
+        }
+    }
+    assert!(quotes > 10, "{quotes}");
+}
+
+#[test]
 fn the_port_and_the_environment_are_named_as_in_the_code() {
     assert!(read("README.md").contains(&format!("http://localhost:{PORT}/")));
     assert!(read("docs/configuration.md").contains(&format!("`{ENVIRONMENT_PREFIX}`")));
@@ -129,6 +151,7 @@ fn the_runbook_of_missing_listeners_explains_every_reason_of_the_log() {
         .collect();
     let reasons = [
         Absence::NotListening,
+        Absence::OtherAddress("[::]:80".parse().unwrap()),
         Absence::NotASocket,
         Absence::NoListenerOfFile,
         Absence::NotInTable,

@@ -1,6 +1,6 @@
 // Alerts and dashboard of listen-queue-exporter, in the form of the Prometheus monitoring mixins:
 //
-//   (import 'listen-queue-exporter-mixin/mixin.libsonnet') + { _config+:: { selector: 'cluster="one"', nearlyFull: '0.9' } }
+//   (import 'mixin.libsonnet') + { _config+:: { selector: 'cluster="one"', nearlyFull: '0.9' } }
 //
 // `make generate` writes the files in deploy/prometheus and the dashboard in grafana from it, with the defaults of config.libsonnet.
 (import 'config.libsonnet') +

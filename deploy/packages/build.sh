@@ -58,7 +58,8 @@ tar() {
   local tree=$name-$version.linux-$debian
   mkdir -p "$out/$tree/completions"
   install -m 755 "$binary" "$out/$tree/$name"
-  install -m 644 LICENSE README.md CHANGELOG.md deploy/prometheus/rules.yaml grafana/dashboard.json "$out/$tree"
+  install -m 644 LICENSE README.md CHANGELOG.md grafana/dashboard.json "$out/$tree"
+  install -m 644 deploy/prometheus/rules.yaml deploy/prometheus/alertmanager.yaml deploy/nginx/error-log.conf "$out/$tree"
   install -m 644 deploy/systemd/$name.service deploy/systemd/$name.env deploy/systemd/node.conf "$out/$tree"
   install -m 644 "$manual"/*.1 "$out/$tree"
   install -m 644 "$manual/$name.bash" "$manual/$name.fish" "$manual/_$name" "$out/$tree/completions"

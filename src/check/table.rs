@@ -140,7 +140,7 @@ pub(super) fn render(
             .any(|listener| listener.queue.is_some())
     {
         text.push_str(
-            "\nThe owners of the sockets are not visible. To see them, share the process namespace (shareProcessNamespace: true) and run as the user of the application or as root.\n",
+            "\nThe owners of the sockets are not visible. To see them, run as the user of the application or as root. In a pod, also share the process namespace (shareProcessNamespace: true).\n",
         );
     }
     text

@@ -286,6 +286,9 @@ async fn serve_stream(State(app): State<Arc<App>>) -> Response {
     (headers, Body::from_stream(events)).into_response()
 }
 
+/// The query of `/-/saturated`.
+const SATURATION_FORM: &str = "the form is /-/saturated?listener=NAME&above=0.9&for=5s, with a NAME that /api/v1/listeners lists; above and for can be omitted";
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SaturationQuery {
@@ -307,12 +310,12 @@ impl SaturationQuery {
 
     fn parse(&self) -> Result<Duration, &'static str> {
         if !(0.0..=1.0).contains(&self.above) {
-            return Err("the parameter above is not a number from 0 to 1\n");
+            return Err("the parameter above is not a number from 0 to 1");
         }
         let length = duration::parse(&self.length).ok();
         length
             .filter(|length| (TICK..=LONGEST_SATURATION).contains(length))
-            .ok_or("the parameter for is not a duration from 250ms to 5m, as in 5s\n")
+            .ok_or("the parameter for is not a duration from 250ms to 5m, as in 5s")
     }
 }
 
@@ -320,13 +323,16 @@ async fn serve_saturation(
     State(app): State<Arc<App>>,
     query: Result<Query<SaturationQuery>, QueryRejection>,
 ) -> Response {
-    let query = match query {
-        Ok(Query(query)) => query,
-        Err(rejection) => return rejection.into_response(),
+    let Ok(Query(query)) = query else {
+        let reason = format!("invalid query; {SATURATION_FORM}\n");
+        return (StatusCode::BAD_REQUEST, reason).into_response();
     };
     let length = match query.parse() {
         Ok(length) => length,
-        Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
+        Err(reason) => {
+            let reason = format!("{reason}; {SATURATION_FORM}\n");
+            return (StatusCode::BAD_REQUEST, reason).into_response();
+        }
     };
     let (stayed, bound) = {
         let ledger = app.ledger.lock().unwrap_or_else(PoisonError::into_inner);

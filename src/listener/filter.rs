@@ -4,17 +4,17 @@ use std::str::FromStr;
 
 use regex_lite::Regex;
 
-/// What discovery excludes by default: short-lived sockets that exist on every host and serve no users.
+/// What discovery excludes by default: sockets that exist on many hosts and serve no users.
 ///
 /// In order: containerd's shims, ssh agents (in the home directory since OpenSSH 10.1), the debugging sockets of Java and .NET, Python's
-/// multiprocessing (also as abstract names), Visual Studio Code, Neovim, and loopback ports of the range from which the kernel assigns them, except
+/// multiprocessing (also as abstract names), Visual Studio Code, Neovim, the control socket of gunicorn, and loopback ports of the range from which the kernel assigns them, except
 /// 50051, on which gRPC servers listen by convention.
 pub const DEFAULT_EXCLUDE: &str = concat!(
     r"^unix:(/run/containerd/s/[0-9a-f]+|@/containerd-shim/.+",
     r"|/tmp/ssh-[^/]+/agent\.[^/]+|/.+/\.ssh/agent/s\.[^/]+",
     r"|/tmp/\.java_pid[0-9]+|/tmp/dotnet-diagnostic-[^/]+",
     r"|/.+/pymp-[^/]+/listener-[^/]+|@listener-[0-9]+-[0-9]+",
-    r"|/.+/vscode-[^/]+\.sock|/.+/nvim\.[^/]+",
+    r"|/.+/vscode-[^/]+\.sock|/.+/nvim\.[^/]+|/.+/gunicorn\.ctl",
     r")$|^tcp:(127\.[0-9.]+|\[::1\]|\[::ffff:127\.[0-9.]+\]):(3276[89]|327[7-9].|32[89]..|3[3-9]...|4....|500[0-46-9].|5005[02-9]|50[1-9]..|5[1-9]...|60...)$",
 );
 
@@ -86,6 +86,8 @@ mod tests {
             "unix:/run/user/1000/vscode-git-5f2e.sock",
             "unix:/run/user/1000/nvim.4242.0",
             "unix:/tmp/nvim.root/GkB1Qz/nvim.99.0",
+            "unix:/root/.gunicorn/gunicorn.ctl",
+            "unix:/run/user/1000/gunicorn.ctl",
             "tcp:127.0.0.1:32768",
             "tcp:127.0.0.1:39999",
             "tcp:127.0.0.11:41237",

@@ -1,6 +1,7 @@
 //! Which of the listed sockets belong to which listener: those that the user named, or all that discovery finds.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -426,6 +427,11 @@ fn find(address: &Address, sockets: &Sockets, resolver: &mut Resolver) -> (Membe
                 .enumerate()
                 .filter(|(_, local)| match_tcp(address, *local));
             members.tcp = matching.map(|(index, _)| index).collect();
+            if members.tcp.is_empty()
+                && let Some(other) = other_address(address, sockets)
+            {
+                absence = Absence::OtherAddress(other);
+            }
         }
     }
     let presence = if sockets.failed(address) {
@@ -436,6 +442,17 @@ fn find(address: &Address, sockets: &Sockets, resolver: &mut Resolver) -> (Membe
         Presence::Up
     };
     (members, presence)
+}
+
+/// Where else a socket is listening on the port of a TCP address.
+fn other_address(address: &Address, sockets: &Sockets) -> Option<SocketAddr> {
+    let port = match address {
+        Address::Tcp(address) => address.port(),
+        Address::TcpPort(port) => *port,
+        Address::Unix(_) => return None,
+    };
+    let local = sockets.tcp.iter().map(|listener| listener.bound.address);
+    local.filter(|local| local.port() == port).min()
 }
 
 /// A discovered listener whose source fails now: it is not removed, but its state is unknown.

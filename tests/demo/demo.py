@@ -98,7 +98,7 @@ def begin(arguments, programs, groups="base"):
     missing += [path for path in (arguments.gunicorn, arguments.exporter) if not os.access(path, os.X_OK)]
     if missing:
         sys.exit(f"missing: {', '.join(missing)}; install with: tests/install.sh {groups}, build the exporter with: cargo build --release")
-    if os.environ.get("LISTEN_QUEUE_DEMO") != "inside":
+    if os.environ.pop("LISTEN_QUEUE_DEMO", None) != "inside":
         enter_namespaces()
 
 

@@ -155,6 +155,8 @@ fn the_deb_holds_what_is_needed_and_keeps_the_settings() {
         format!("{doc}/changelog.Debian.gz"),
         format!("{doc}/copyright"),
         format!("{doc}/examples/node.conf"),
+        format!("{doc}/examples/error-log.conf"),
+        format!("{doc}/examples/alertmanager.yaml"),
         format!("{doc}/examples/rules.yaml"),
         format!("{doc}/examples/dashboard.json"),
     ]
@@ -219,10 +221,12 @@ fn the_archive_holds_what_is_needed_without_a_package_manager() {
         "CHANGELOG.md",
         "LICENSE",
         "README.md",
+        "alertmanager.yaml",
         "completions/_listen-queue-exporter",
         "completions/listen-queue-exporter.bash",
         "completions/listen-queue-exporter.fish",
         "dashboard.json",
+        "error-log.conf",
         "listen-queue-exporter",
         "listen-queue-exporter-check.1",
         "listen-queue-exporter.1",
@@ -235,6 +239,8 @@ fn the_archive_holds_what_is_needed_without_a_package_manager() {
     assert_eq!(found, expected);
     for (file, source) in [
         ("rules.yaml", "deploy/prometheus/rules.yaml"),
+        ("alertmanager.yaml", "deploy/prometheus/alertmanager.yaml"),
+        ("error-log.conf", "deploy/nginx/error-log.conf"),
         ("dashboard.json", "grafana/dashboard.json"),
         ("node.conf", "deploy/systemd/node.conf"),
         (

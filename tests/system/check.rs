@@ -481,6 +481,28 @@ fn a_short_check_has_ten_samples_though_the_interval_is_long() {
 }
 
 #[test]
+fn a_missing_tcp_address_names_the_one_at_which_its_port_is_open() {
+    let _namespace = Namespace::enter();
+    let _any = Listener::tcp("[::]:8000", 5);
+    let _one = Listener::tcp("127.0.0.2:8001", 5);
+    for (wanted, found, selects) in [
+        ("tcp:127.0.0.1:8000", "tcp:[::]:8000", "tcp::8000"),
+        ("tcp:0.0.0.0:8000", "tcp:[::]:8000", "tcp::8000"),
+        ("tcp::8001", "tcp:127.0.0.2:8001", "tcp:127.0.0.2:8001"),
+    ] {
+        let checked = check_json(&["--listener", wanted, "--for", SHORT]);
+        assert_eq!(
+            checked["diagnoses"][0]["evidence"],
+            format!(
+                "no socket is listening at this address, but one is listening at {found}, which --listener {selects} selects"
+            )
+        );
+        let checked = check_json(&["--listener", selects, "--for", SHORT]);
+        assert_eq!(checked["listeners"][0]["state"], "up", "{selects}");
+    }
+}
+
+#[test]
 fn its_json_has_the_documented_shape() {
     let _namespace = Namespace::enter();
     let _queue = Listener::abstract_unix(b"name", 5);

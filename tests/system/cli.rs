@@ -410,3 +410,26 @@ fn to_run_out_of_open_files_is_logged_once_and_the_rounds_go_on() {
     );
     assert!(page.queue("unix:@app").is_some());
 }
+
+#[test]
+fn a_variable_that_belongs_to_no_flag_is_named_in_the_log_by_check_and_by_config_check() {
+    let _namespace = Namespace::enter();
+    let _listener = Listener::abstract_unix(b"name", 5);
+    let misspelled = "LISTEN_QUEUE_EXPORTER_LISTENERS";
+    for arguments in [&["--config.check"][..], &["check", "--for", "100ms"]] {
+        let mut command = Command::new(BINARY);
+        let output = command.args(arguments).env(misspelled, "secret").output();
+        let output = output.unwrap();
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let line = String::from_utf8(output.stderr).unwrap();
+        let expected = format!("warning: {misspelled}: this environment variable");
+        assert!(line.starts_with(&expected), "{line}");
+        assert!(!line.contains("secret"), "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+    }
+    let mut command = Exporter::command(&[]);
+    command.env(misspelled, "secret");
+    let exporter = Exporter::spawn(command);
+    let line = exporter.logged(&[misspelled, "level=warn", "belongs to no flag"]);
+    assert!(!line.contains("secret"), "{line}");
+}

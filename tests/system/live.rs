@@ -169,6 +169,9 @@ fn a_pod_is_saturated_once_its_queue_stayed_above_for_the_time() {
         "listener=g&x=1",
         "listener=g&listener=g",
     ] {
-        assert_eq!(status(wrong), 400, "{wrong}");
+        let answer = exporter.get(&format!("/-/saturated?{wrong}"));
+        assert_eq!(answer.status, 400, "{wrong}");
+        let form = "the form is /-/saturated?listener=NAME&above=0.9&for=5s";
+        assert!(answer.text().contains(form), "{wrong}: {}", answer.text());
     }
 }

@@ -315,6 +315,30 @@ fn a_socket_that_another_process_receives_on_is_refused_with_a_line_and_the_own_
 }
 
 #[test]
+fn a_directory_in_which_the_socket_cannot_be_created_is_named_with_what_to_do() {
+    let _namespace = Namespace::enter();
+    let root = directory();
+    let refused = |mut command: Command, directory: &Path| {
+        let socket = directory.join("log.socket");
+        command.args(["--nginx.syslog", &format!("unix:{}", socket.display())]);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{output:?}");
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let missing = root.path().join("missing");
+    let line = refused(Exporter::command(&[]), &missing);
+    let expected = format!("create the directory {}", missing.display());
+    assert!(line.contains(&expected), "{line}");
+
+    // It belongs to root.
+    let closed = root.path().join("closed");
+    std::fs::create_dir(&closed).unwrap();
+    let line = refused(Exporter::command_as_nobody(root.path(), &[]), &closed);
+    let expected = format!("search the directory {}", closed.display());
+    assert!(line.contains(&expected), "{line}");
+}
+
+#[test]
 fn all_spellings_of_a_path_are_one_listener_though_its_file_is_not_here() {
     let _namespace = Namespace::enter();
     let root = directory();
