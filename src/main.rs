@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::error::ErrorKind;
 use listen_queue_exporter::cli::{self, ExternalUrl, Options, Order};
+use listen_queue_exporter::counted::counted;
 use listen_queue_exporter::http::{self, App, Pages, Streams, WebConfig};
 use listen_queue_exporter::kernel::namespace;
 use listen_queue_exporter::ledger::{Ledger, ListenerLedger};
@@ -228,11 +229,12 @@ async fn welcome(ledger: Arc<Mutex<Ledger>>, url: String) {
                 .collect::<Vec<_>>();
         }
     };
+    let count = counted(found.len() as u64, "listener");
     let listeners = match found.as_slice() {
         [] => "no listener yet".to_owned(),
-        [one] => format!("1 listener ({one})"),
-        [first, second] => format!("2 listeners ({first}, {second})"),
-        [first, second, ..] => format!("{} listeners ({first}, {second}, ...)", found.len()),
+        [one] => format!("{count} ({one})"),
+        [first, second] => format!("{count} ({first}, {second})"),
+        [first, second, ..] => format!("{count} ({first}, {second}, ...)"),
     };
     complain(format_args!("Found {listeners}. Live page: {url}"));
 }

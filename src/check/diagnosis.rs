@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::servers;
+use crate::counted::counted;
 use crate::kernel::netstat::TcpExt;
 use crate::report::{Limit, ListenerReport, QueueReport, State, TotalsReport};
 use crate::sample::LeftOut;
@@ -160,7 +161,7 @@ pub fn diagnose(findings: &Findings) -> Vec<Diagnosis> {
             listener: None,
             evidence: format!(
                 "--discover.limit leaves out {}",
-                many(findings.left_out.ignored as u64, "listener")
+                counted(findings.left_out.ignored as u64, "listener")
             ),
             remedy: "name the important listeners with --listener, or raise --discover.limit"
                 .to_owned(),
@@ -185,7 +186,7 @@ pub fn diagnose(findings: &Findings) -> Vec<Diagnosis> {
             listener: Some(name.clone()),
             evidence: format!(
                 "another socket with the same name and file system, to which the path does not lead, holds {}",
-                many(*connections, "connection")
+                counted(*connections, "connection")
             ),
             remedy: "an old instance was replaced but still runs, and new clients cannot reach it. Let it drain or stop it".to_owned(),
         });
@@ -274,7 +275,7 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
         let holders = holders.map_or(String::new(), |owner| {
             format!(
                 ", although the listener has {}",
-                processes(owner.pids.len())
+                counted(owner.pids.len() as u64, "process")
             )
         });
         note(
@@ -294,10 +295,7 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
         note(
             Severity::Warning,
             Kind::Abandoned,
-            format!(
-                "the clients of {abandoned} of {} waiting connections have disconnected",
-                queue.depth
-            ),
+            clients_gone(abandoned, queue.depth),
             "clients give up before they are served, but the application will still accept their connections. Add workers, or shorten the queue so that clients get an error quickly"
                 .to_owned(),
         );
@@ -368,7 +366,7 @@ fn crowding(
     if queue.capacity.is_none() {
         let evidence = format!(
             "{} waited at the peak. The limit is unknown, and the capacity is at most {capacity}",
-            many(totals.depth_peak.into(), "connection")
+            counted(totals.depth_peak.into(), "connection")
         );
         if peak >= 1.0 {
             note(Severity::Critical, Kind::WasFull, evidence, raise);
@@ -376,22 +374,26 @@ fn crowding(
             note(Severity::Warning, Kind::NearlyFull, evidence, raise);
         }
     } else if queue.full {
-        let sleeping = match queue.blocked_connects {
-            Some(1) => ". 1 blocked connect waits for space".to_owned(),
-            Some(blocked) if blocked > 0 => format!(". {blocked} blocked connects wait for space"),
-            _ => String::new(),
-        };
+        let blocked = queue.blocked_connects.filter(|blocked| *blocked > 0);
+        let sleeping = blocked.map_or(String::new(), |blocked| {
+            let verb = if blocked == 1 { "waits" } else { "wait" };
+            let blocked = counted(blocked, "blocked connect");
+            format!(". {blocked} {verb} for space")
+        });
         note(
             Severity::Critical,
             Kind::Full,
             match queue.sockets {
                 1 => format!(
-                    "the queue is full with {} of {capacity} connections: {next}{sleeping}",
-                    queue.depth
+                    "the queue is full with {} of {}: {next}{sleeping}",
+                    queue.depth,
+                    counted(capacity, "connection")
                 ),
                 sockets => format!(
-                    "one of its {sockets} sockets is full, and all hold {} of {capacity} connections. If the kernel selects the full socket, {next}{sleeping}",
-                    queue.depth
+                    "one of its {} is full, and all hold {} of {}. If the kernel selects the full socket, {next}{sleeping}",
+                    counted(sockets as u64, "socket"),
+                    queue.depth,
+                    counted(capacity, "connection")
                 ),
             },
             raise,
@@ -411,8 +413,9 @@ fn crowding(
             Severity::Warning,
             Kind::NearlyFull,
             format!(
-                "the peak depth was {} of {capacity} connections",
-                totals.depth_peak
+                "the peak depth was {} of {}",
+                totals.depth_peak,
+                counted(capacity, "connection")
             ),
             raise,
         );
@@ -512,7 +515,7 @@ fn namespace_findings(findings: &Findings, found: &mut Vec<Diagnosis>) {
             Kind::Overflowing,
             format!(
                 "a full TCP queue dropped {} during the check (ListenOverflows)",
-                many(grown, "connection attempt")
+                counted(grown, "connection attempt")
             ),
             "find the TCP listener that is or was full. Raise its backlog and net.core.somaxconn, or add workers",
         );
@@ -524,7 +527,10 @@ fn namespace_findings(findings: &Findings, found: &mut Vec<Diagnosis>) {
             Severity::Note,
             Kind::History,
             format!(
-                "since this network namespace was created: {overflows} TCP overflows, {cookies} SYN cookies and {refused} SYNs dropped because the SYN queue was full"
+                "since this network namespace was created: {}, {} and {} dropped because the SYN queue was full",
+                counted(overflows, "TCP overflow"),
+                counted(cookies, "SYN cookie"),
+                counted(refused, "SYN")
             ),
             "this happened before the check. Run the exporter continuously to see when it happens and at which listener",
         );
@@ -556,24 +562,47 @@ fn remedy_for_source(source: &str) -> &'static str {
     }
 }
 
-/// A number of things, in words.
-pub(super) fn many(count: u64, thing: &str) -> String {
-    match count {
-        1 => format!("1 {thing}"),
-        count => format!("{count} {thing}s"),
-    }
-}
-
-fn processes(count: usize) -> String {
-    match count {
-        1 => "1 process".to_owned(),
-        count => format!("{count} processes"),
-    }
+fn clients_gone(abandoned: u64, depth: u64) -> String {
+    let (clients, have) = if abandoned == 1 {
+        ("client", "has")
+    } else {
+        ("clients", "have")
+    };
+    let waiting = counted(depth, "waiting connection");
+    format!("the {clients} of {abandoned} of {waiting} {have} disconnected")
 }
 
 fn times(count: u64) -> String {
     match count {
         1 => "once".to_owned(),
-        count => format!("{count} times"),
+        count => counted(count, "time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_has_and_several_clients_have_disconnected() {
+        for (abandoned, depth, expected) in [
+            (
+                1,
+                1,
+                "the client of 1 of 1 waiting connection has disconnected",
+            ),
+            (
+                1,
+                2,
+                "the client of 1 of 2 waiting connections has disconnected",
+            ),
+            (
+                2,
+                3,
+                "the clients of 2 of 3 waiting connections have disconnected",
+            ),
+        ] {
+            assert_eq!(clients_gone(abandoned, depth), expected);
+        }
     }
 }

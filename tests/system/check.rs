@@ -74,6 +74,11 @@ fn queue(backlog: i32, depth: usize) -> Queue {
 }
 
 const SHORT: &str = "200ms";
+const REUSE_PORT: Tcp = Tcp {
+    reuse_port: true,
+    dual_stack: false,
+    multipath: false,
+};
 
 #[test]
 fn with_nothing_wrong_it_says_so_and_ends_with_0() {
@@ -108,6 +113,21 @@ fn a_full_queue_is_critical_and_says_who_sleeps_before_it() {
     );
     drop(queue.listener);
     assert!(sleeper.join().unwrap().is_err());
+}
+
+#[test]
+fn counts_of_one_are_in_the_singular() {
+    let _namespace = Namespace::enter();
+    let _full = queue(0, 1);
+    let found = check_json(&["--for", SHORT]);
+    let said = evidence(&found, "full");
+    assert!(said.starts_with("the queue is full with 1 of 1 connection: "));
+    let _stuck = Listener::tcp_with("127.0.0.1:8000", 0, REUSE_PORT);
+    let _client = connect_tcp("127.0.0.1:8000");
+    let _empty = Listener::tcp_with("127.0.0.1:8000", 0, REUSE_PORT);
+    let found = check_json(&["--listener", "tcp:127.0.0.1:8000", "--for", SHORT]);
+    let said = evidence(&found, "stuck_member");
+    assert!(said.starts_with("one of its 2 sockets is full (1 connection waiting, inode "));
 }
 
 #[test]
@@ -431,7 +451,7 @@ fn tcp_overflows_are_critical_while_they_happen_and_history_afterwards() {
     );
     let said = evidence(&found, "history");
     assert!(
-        said.contains(": 1 TCP overflows, 0 SYN cookies and 0 SYNs dropped"),
+        said.contains(": 1 TCP overflow, 0 SYN cookies and 0 SYNs dropped"),
         "{said}"
     );
 }
@@ -636,13 +656,9 @@ fn a_long_check_at_a_terminal_shows_its_progress() {
 #[test]
 fn a_stuck_member_of_a_group_is_named_with_its_process_and_all_holders_are_counted() {
     let _namespace = Namespace::enter();
-    let options = Tcp {
-        reuse_port: true,
-        ..Tcp::default()
-    };
     let address = "127.0.0.1:8000";
     let listeners: Vec<Listener> = (0..3)
-        .map(|_| Listener::tcp_with(address, 3, options))
+        .map(|_| Listener::tcp_with(address, 3, REUSE_PORT))
         .collect();
     // The kernel chooses by the client's port: until one socket is full, and the others take from theirs.
     let mut clients = Vec::new();
