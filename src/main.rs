@@ -15,6 +15,7 @@ use listen_queue_exporter::cli::{self, ExternalUrl, Options, Order};
 use listen_queue_exporter::counted::counted;
 use listen_queue_exporter::http::{self, App, Pages, Streams, WebConfig};
 use listen_queue_exporter::kernel::namespace;
+use listen_queue_exporter::kernel::process::open_files;
 use listen_queue_exporter::ledger::{Ledger, ListenerLedger};
 use listen_queue_exporter::metrics::{Extent, Histograms};
 use listen_queue_exporter::refusals::{Ebpf, LogSource, Receiver, Scope, SyslogAddress};
@@ -29,8 +30,10 @@ use tokio::sync::mpsc;
 /// Maximum number of events waiting for the log. Further events are dropped: the sampler does not wait.
 const PENDING_EVENTS: usize = 1024;
 
-/// File descriptors in use without any connection, including those used briefly.
-const OWN_FILES: u64 = 28;
+/// File descriptors in use besides the inherited ones, those of the sockets that it serves on and connections, including those used briefly.
+const OWN_FILES: u64 = 24;
+/// Standard input, output and error.
+const STANDARD_FILES: [u64; 3] = [0, 1, 2];
 /// Minimum number of connections: one for a scrape, and some that wait.
 const LEAST_CONNECTIONS: u64 = 4;
 
@@ -84,8 +87,8 @@ fn check_config(options: Options) -> ExitCode {
 }
 
 fn run(options: Options) -> anyhow::Result<()> {
+    let limits = within_open_files(http::LIMITS, &options)?;
     let (flags, selection) = (options.flags, options.selection);
-    let limits = within_open_files(http::LIMITS)?;
     let is_node = selection.node.is_some();
     let _log = logging::start(flags.log_level, flags.log_format).context("cannot start the log")?;
     check_procfs(&selection.procfs)?;
@@ -239,20 +242,35 @@ async fn welcome(ledger: Arc<Mutex<Ledger>>, url: String) {
     complain(format_args!("Found {listeners}. Live page: {url}"));
 }
 
-/// Limits the connections to the file descriptors that remain besides those for sampling.
-fn within_open_files(limits: http::Limits) -> anyhow::Result<http::Limits> {
+/// Limits the connections to the file descriptors that remain besides the inherited ones, those for sampling and those of the sockets that are
+/// opened to serve on.
+fn within_open_files(limits: http::Limits, options: &Options) -> anyhow::Result<http::Limits> {
     let Some(most) = getrlimit(Resource::Nofile).current else {
         return Ok(limits);
     };
-    let left = most.saturating_sub(OWN_FILES);
-    anyhow::ensure!(
-        left >= LEAST_CONNECTIONS,
-        "the limit of open files is {most}, but the exporter requires at least {}: raise it (ulimit -n, LimitNOFILE=)",
-        OWN_FILES + LEAST_CONNECTIONS
-    );
+    let inherited = open_files(&options.selection.procfs).unwrap_or(STANDARD_FILES.into());
+    let own = if options.flags.web_systemd_socket {
+        OWN_FILES
+    } else {
+        OWN_FILES + options.addresses.len() as u64
+    };
+    // The limit is above the highest number that a new descriptor may have: a higher one that is inherited takes no room.
+    let left = |limit: u64| {
+        let taken = inherited.iter().filter(|number| **number < limit).count();
+        limit.saturating_sub(own + taken as u64)
+    };
+    if left(most) < LEAST_CONNECTIONS {
+        let mut required = most + 1;
+        while left(required) < LEAST_CONNECTIONS {
+            required += 1;
+        }
+        anyhow::bail!(
+            "the limit of open files is {most}, but the exporter requires at least {required}: raise it (ulimit -n, LimitNOFILE=)"
+        );
+    }
     let connections = limits
         .connections
-        .min(u32::try_from(left).unwrap_or(u32::MAX));
+        .min(u32::try_from(left(most)).unwrap_or(u32::MAX));
     Ok(http::Limits {
         connections,
         ..limits
