@@ -15,7 +15,7 @@ use listen_queue_exporter::cli::{self, ExternalUrl, Options, Order};
 use listen_queue_exporter::counted::counted;
 use listen_queue_exporter::http::{self, App, Pages, Streams, WebConfig};
 use listen_queue_exporter::kernel::namespace;
-use listen_queue_exporter::kernel::process::open_files;
+use listen_queue_exporter::kernel::open_files::OpenFiles;
 use listen_queue_exporter::ledger::{Ledger, ListenerLedger};
 use listen_queue_exporter::metrics::{Extent, Histograms};
 use listen_queue_exporter::refusals::{Ebpf, LogSource, Receiver, Scope, SyslogAddress};
@@ -23,7 +23,6 @@ use listen_queue_exporter::sampler::{self, Discovery, Watch};
 use listen_queue_exporter::{check, journal, logging};
 use listenfd::ListenFd;
 use rustix::net::sockopt::socket_acceptconn;
-use rustix::process::{Resource, getrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
@@ -32,8 +31,6 @@ const PENDING_EVENTS: usize = 1024;
 
 /// File descriptors in use besides the inherited ones, those of the sockets that it serves on and connections, including those used briefly.
 const OWN_FILES: u64 = 24;
-/// Standard input, output and error.
-const STANDARD_FILES: [u64; 3] = [0, 1, 2];
 /// Minimum number of connections: one for a scrape, and some that wait.
 const LEAST_CONNECTIONS: u64 = 4;
 
@@ -245,32 +242,17 @@ async fn welcome(ledger: Arc<Mutex<Ledger>>, url: String) {
 /// Limits the connections to the file descriptors that remain besides the inherited ones, those for sampling and those of the sockets that are
 /// opened to serve on.
 fn within_open_files(limits: http::Limits, options: &Options) -> anyhow::Result<http::Limits> {
-    let Some(most) = getrlimit(Resource::Nofile).current else {
+    let Some(files) = OpenFiles::read(&options.selection.procfs) else {
         return Ok(limits);
     };
-    let inherited = open_files(&options.selection.procfs).unwrap_or(STANDARD_FILES.into());
     let own = if options.flags.web_systemd_socket {
         OWN_FILES
     } else {
         OWN_FILES + options.addresses.len() as u64
     };
-    // The limit is above the highest number that a new descriptor may have: a higher one that is inherited takes no room.
-    let left = |limit: u64| {
-        let taken = inherited.iter().filter(|number| **number < limit).count();
-        limit.saturating_sub(own + taken as u64)
-    };
-    if left(most) < LEAST_CONNECTIONS {
-        let mut required = most + 1;
-        while left(required) < LEAST_CONNECTIONS {
-            required += 1;
-        }
-        anyhow::bail!(
-            "the limit of open files is {most}, but the exporter requires at least {required}: raise it (ulimit -n, LimitNOFILE=)"
-        );
-    }
-    let connections = limits
-        .connections
-        .min(u32::try_from(left(most)).unwrap_or(u32::MAX));
+    files.require(own + LEAST_CONNECTIONS)?;
+    let left = u32::try_from(files.room() - own).unwrap_or(u32::MAX);
+    let connections = limits.connections.min(left);
     Ok(http::Limits {
         connections,
         ..limits

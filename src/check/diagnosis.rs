@@ -58,7 +58,7 @@ pub enum Kind {
     Degraded,
     /// No listener at all.
     NoListener,
-    /// There are more listeners than are checked.
+    /// There are more listeners or network namespaces than are checked.
     Ignored,
     /// The listener does not exist.
     Missing,
@@ -105,6 +105,8 @@ pub struct Findings<'a> {
     pub idle: usize,
     /// Discovered listeners that were not checked.
     pub left_out: LeftOut,
+    /// Network namespaces that were not checked.
+    pub ignored_namespaces: usize,
     /// Counters of the network namespace before the check.
     pub before: TcpExt,
     /// And after it.
@@ -164,6 +166,19 @@ pub fn diagnose(findings: &Findings) -> Vec<Diagnosis> {
                 counted(findings.left_out.ignored as u64, "listener")
             ),
             remedy: "name the important listeners with --listener, or raise --discover.limit"
+                .to_owned(),
+        });
+    }
+    if findings.ignored_namespaces > 0 {
+        found.push(Diagnosis {
+            severity: Severity::Blind,
+            kind: Kind::Ignored,
+            listener: None,
+            evidence: format!(
+                "--node.limit or the limit of open files leaves out {}",
+                counted(findings.ignored_namespaces as u64, "network namespace")
+            ),
+            remedy: "raise --node.limit, or the limit of open files (ulimit -n) to ten times as many as there are pods"
                 .to_owned(),
         });
     }

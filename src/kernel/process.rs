@@ -1,8 +1,7 @@
 //! The metrics of this process, from `/proc/self`.
 
 use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use procfs::process::Process;
 use procfs::{FromReadSI as _, KernelStats, ProcError};
@@ -25,22 +24,6 @@ pub struct ProcessFigures {
     pub threads: u64,
     /// Start, in seconds since 1970.
     pub start_time_seconds: f64,
-}
-
-/// The numbers of the open file descriptors.
-///
-/// # Errors
-/// If the directory cannot be read.
-pub fn open_files(procfs: &Path) -> io::Result<Vec<u64>> {
-    let directory = procfs.join("self/fd");
-    let mut links = Vec::new();
-    for entry in directory.read_dir()? {
-        links.push(entry?.path());
-    }
-    // The descriptor of the directory itself is closed by now.
-    links.retain(|link| link.symlink_metadata().is_ok());
-    let number = |link: &PathBuf| link.file_name()?.to_str()?.parse().ok();
-    Ok(links.iter().filter_map(number).collect())
 }
 
 /// Reads the figures. The start time is determined once.
@@ -98,24 +81,5 @@ impl ProcessReader {
             threads: u64::try_from(stat.num_threads).unwrap_or_default(),
             start_time_seconds: self.start_time_seconds,
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsRawFd as _;
-
-    use super::*;
-
-    #[test]
-    fn an_open_file_is_among_the_open_files_and_a_closed_one_is_not() {
-        let file = File::open("/dev/null").unwrap();
-        // A number that no other test uses meanwhile.
-        let high = rustix::io::fcntl_dupfd_cloexec(&file, 900).unwrap();
-        let number = u64::try_from(high.as_raw_fd()).unwrap();
-        let is_open = || open_files(Path::new("/proc")).unwrap().contains(&number);
-        assert!(is_open());
-        drop(high);
-        assert!(!is_open());
     }
 }

@@ -11,9 +11,10 @@ use std::time::Duration;
 use nix::pty::{Winsize, openpty};
 use serde_json::{Value, json};
 
+use crate::cli::with_open_files;
 use crate::common::exporter::BINARY;
 use crate::common::namespace::Namespace;
-use crate::common::program::directory;
+use crate::common::program::{self, Process, directory};
 use crate::common::site::Site;
 use crate::common::socket::{Listener, Tcp, connect, connect_all, connect_tcp, knock_tcp, label};
 use crate::common::wait;
@@ -454,6 +455,32 @@ fn tcp_overflows_are_critical_while_they_happen_and_history_afterwards() {
         said.contains(": 1 TCP overflow, 0 SYN cookies and 0 SYNs dropped"),
         "{said}"
     );
+}
+
+#[test]
+fn too_few_open_files_are_refused_with_the_number_that_is_needed_and_with_that_it_finds_owners() {
+    let _namespace = Namespace::enter();
+    let _queue = queue(5, 0);
+    let _tcp = Listener::tcp("127.0.0.1:8000", 5);
+    let mut sleep = program::command("sleep");
+    sleep.arg("60");
+    let _others: Vec<_> = (0..30).map(|_| Process::start(&mut sleep)).collect();
+    let arguments = ["check", "--for", SHORT, "--format", "json"];
+    for limit in [8, 12, 16, 23] {
+        let output = with_open_files(limit, &arguments).output().unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(4), 0));
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            format!(
+                "error: the limit of open files is {limit}, but the exporter requires at least 24: raise it (ulimit -n, LimitNOFILE=)\n"
+            )
+        );
+    }
+    let output = with_open_files(24, &arguments).output().unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((kinds(&found), &found["exit_code"]), (vec![], &json!(0)));
+    let owner = &found["owners"]["tcp:127.0.0.1:8000"];
+    assert_eq!(owner["pid"], std::process::id(), "{found:#}");
 }
 
 #[test]

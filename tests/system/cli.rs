@@ -325,7 +325,7 @@ fn json_logs_are_one_object_a_line() {
 }
 
 /// The exporter with this limit of open files.
-fn with_open_files(limit: u32, arguments: &[&str]) -> Command {
+pub(crate) fn with_open_files(limit: u32, arguments: &[&str]) -> Command {
     with_sockets_and_open_files(0, limit, arguments)
 }
 
