@@ -268,10 +268,9 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
     };
     let asked = asked(listener, queue, findings);
     if let Some(member) = queue.only_full_member() {
-        let holder = findings.holders.get(&member.inode);
-        let whose = holder.map_or(String::new(), |owner| {
-            let pids: Vec<String> = owner.pids.iter().map(ToString::to_string).collect();
-            format!(". The socket is held by {} {}", owner.name, pids.join(", "))
+        let whose = holders_of(member.inode, findings);
+        let whose = whose.map_or(String::new(), |whose| {
+            format!(". The socket is held by {whose}")
         });
         note(
             Severity::Critical,
@@ -316,6 +315,28 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
         );
     }
     limits(queue, asked, &mut note);
+}
+
+/// The processes that hold a socket, in words.
+fn holders_of(inode: u32, findings: &Findings) -> Option<String> {
+    let owner = findings.holders.get(&inode)?;
+    let pids: Vec<String> = owner.pids.iter().map(ToString::to_string).collect();
+    Some(format!("{} {}", owner.name, pids.join(", ")))
+}
+
+/// Which sockets of a group are full, in words.
+fn full_members(queue: &QueueReport, findings: &Findings) -> String {
+    let of = counted(queue.sockets as u64, "socket");
+    let full: Vec<_> = queue.members.iter().filter(|member| member.full).collect();
+    match full.as_slice() {
+        [one] => {
+            let whose = holders_of(one.inode, findings);
+            let whose = whose.map_or(String::new(), |whose| format!(", held by {whose}"));
+            format!("one of its {of} (inode {}{whose}) is full", one.inode)
+        }
+        full if full.len() == queue.sockets => format!("all of its {of} are full"),
+        full => format!("{} of its {of} are full", full.len()),
+    }
 }
 
 /// The backlog that the application requests: as configured, or else the default of its server.
@@ -404,9 +425,9 @@ fn crowding(
                     queue.depth,
                     counted(capacity, "connection")
                 ),
-                sockets => format!(
-                    "one of its {} is full, and all hold {} of {}. If the kernel selects the full socket, {next}{sleeping}",
-                    counted(sockets as u64, "socket"),
+                _ => format!(
+                    "{}, and together they hold {} of {}. If the kernel selects a full socket, {next}{sleeping}",
+                    full_members(queue, findings),
                     queue.depth,
                     counted(capacity, "connection")
                 ),

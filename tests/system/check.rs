@@ -334,7 +334,7 @@ fn a_group_of_different_limits_has_no_limit_that_could_be_compared() {
         "the sockets have different limits"
     );
     let said = evidence(&found, "full");
-    assert!(said.starts_with("one of its 2 sockets is full, "), "{said}");
+    assert!(said.starts_with("one of its 2 sockets (inode "), "{said}");
     assert!(!kinds(&found).contains(&"opened_before_raise"), "{found:#}");
 }
 
@@ -678,6 +678,36 @@ fn a_long_check_at_a_terminal_shows_its_progress() {
     assert!(!short.contains("sampling"), "{short}");
     // check() asserts that nothing goes to standard error without a terminal.
     assert_eq!(check(&["--for", "2100ms"]).0, 0);
+}
+
+#[test]
+fn the_full_sockets_of_a_group_are_counted_and_a_single_one_is_named_with_its_process() {
+    let _namespace = Namespace::enter();
+    let address = "127.0.0.1:8000";
+    let listeners = [0, 1].map(|_| Listener::tcp_with(address, 1, REUSE_PORT));
+    let evidence_of = || {
+        let found = check_json(&["--listener", "tcp:127.0.0.1:8000", "--for", SHORT]);
+        assert_eq!(found["diagnoses"][0]["kind"], "full", "{found:#}");
+        evidence(&found, "full").to_owned()
+    };
+    // The kernel chooses by the client's port.
+    let clients: Vec<_> = (0..40).map(|_| connect_tcp(address)).collect();
+    let all = evidence_of();
+    let said = "all of its 2 sockets are full, and together they hold 4 of 4 connections.";
+    assert!(all.starts_with(said), "{all}");
+    // No client whose SYN was dropped tries again.
+    drop(clients);
+    drop(listeners[0].accept());
+    let one = evidence_of();
+    let held = format!(
+        ", held by {} {}) is full, and together they hold 3 of 4 connections.",
+        std::fs::read_to_string("/proc/self/comm").unwrap().trim(),
+        std::process::id()
+    );
+    assert!(
+        one.starts_with("one of its 2 sockets (inode ") && one.contains(&held),
+        "{one}"
+    );
 }
 
 #[test]
