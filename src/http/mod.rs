@@ -3,6 +3,7 @@
 mod bounded;
 mod page;
 mod pages;
+mod places;
 mod routes;
 mod server;
 mod web_config;

@@ -4,6 +4,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::common::exporter::Exporter;
 use crate::common::exposition::{Page, Queue};
 use crate::common::http::{connect, try_get};
@@ -91,6 +93,31 @@ fn beside_a_thousand_clients_that_read_slowly_each_scrape_is_answered() {
     drop(slow);
     wait::until_true("the crowd to be forgotten", || sockets(&exporter) <= before);
     check(&exporter.fresh());
+}
+
+#[test]
+fn a_request_that_has_arrived_keeps_its_connection_though_it_was_not_read_yet() {
+    let _namespace = Namespace::enter();
+    let exporter = Exporter::start(&[]);
+    let request = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n";
+    let read = |stream: &mut TcpStream| {
+        let mut answer = [0; 1024];
+        let length = stream.read(&mut answer).unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200 OK"));
+    };
+    let mut kept = connect(exporter.address());
+    kept.write_all(request).unwrap();
+    read(&mut kept);
+    std::thread::sleep(Duration::from_millis(100));
+    exporter.signal(Signal::STOP);
+    let mut new = connect(exporter.address());
+    new.write_all(request).unwrap();
+    let idle: Vec<_> = (0..100).map(|_| connect(exporter.address())).collect();
+    kept.write_all(request).unwrap();
+    exporter.signal(Signal::CONT);
+    read(&mut kept);
+    read(&mut new);
+    drop(idle);
 }
 
 #[test]
