@@ -1,7 +1,7 @@
 //! The places of connections, and which connection leaves its place to a new one if there are no more.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -25,6 +25,8 @@ pub(super) struct Place {
     since: Instant,
     /// Requests that have arrived and are not answered yet: a client may send the next one before it has received the last response.
     unanswered: AtomicU32,
+    /// Whether the password of its request waits to be checked.
+    is_in_doubt: AtomicBool,
     client: Arc<Client>,
     given_up: Notify,
 }
@@ -34,6 +36,7 @@ impl Default for Place {
         Self {
             since: Instant::now(),
             unanswered: AtomicU32::default(),
+            is_in_doubt: AtomicBool::default(),
             client: Arc::default(),
             given_up: Notify::default(),
         }
@@ -53,7 +56,7 @@ impl Places {
         places.retain(|other| !Arc::ptr_eq(other, place));
     }
 
-    /// Closes the oldest connection that has sent no request, or else the one whose client has been behind
+    /// Closes the oldest connection that has sent no request or whose password waits to be checked, or else the one whose client has been behind
     /// for the longest time.
     pub(super) fn give_one_up(&self) {
         let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -94,10 +97,27 @@ impl Place {
         self.given_up.notified().await;
     }
 
+    /// Until the result is dropped, the password of its request waits to be checked.
+    pub(super) fn doubt(&self) -> Doubt<'_> {
+        self.is_in_doubt.store(true, Ordering::Relaxed);
+        Doubt(self)
+    }
+
     fn gives_way(&self, now: Instant) -> bool {
-        // Encrypted bytes are no longer part of the response.
-        let is_idle = self.unanswered.load(Ordering::Relaxed) == 0 && !self.client.is_reading();
-        is_idle && now >= self.since + GRACE
+        let is_idle = || {
+            // Encrypted bytes are no longer part of the response.
+            self.unanswered.load(Ordering::Relaxed) == 0 && !self.client.is_reading()
+        };
+        self.is_in_doubt.load(Ordering::Relaxed) || (is_idle() && now >= self.since + GRACE)
+    }
+}
+
+/// While it exists, its connection gives way to others.
+pub(super) struct Doubt<'a>(&'a Place);
+
+impl Drop for Doubt<'_> {
+    fn drop(&mut self) {
+        self.0.is_in_doubt.store(false, Ordering::Relaxed);
     }
 }
 
@@ -205,5 +225,17 @@ mod tests {
         drop(request);
         places.give_one_up();
         assert!(Arc::ptr_eq(&left(&places)[0], &new));
+    }
+
+    #[test]
+    fn one_whose_password_waits_to_be_checked_gives_way_at_once_and_no_longer_afterwards() {
+        let places = Places::default();
+        let place = places.take();
+        let _request = Busy::begin(place.clone());
+        let doubt = place.doubt();
+        assert!(place.gives_way(Instant::now()));
+        drop(doubt);
+        places.give_one_up();
+        assert_eq!(left(&places).len(), 1);
     }
 }

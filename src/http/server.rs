@@ -23,7 +23,7 @@ use super::web_config::WebConfig;
 /// Limits for clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Maximum number of connections. A further one replaces the oldest one that has sent no request, or
+    /// Maximum number of connections. A further one replaces the oldest one that has sent no request or whose password waits to be checked, or
     /// else one whose client is behind with its response. While there is none, it waits.
     pub connections: u32,
     /// Time to send a whole request header, on a kept connection as well.
@@ -197,7 +197,7 @@ impl Acceptor {
             tokio::select! {
                 () = connection.begin(stream, web_config) => {}
                 () = place.given_up() => {
-                    tracing::debug!("closed a connection without a request, or of a client that does not read, in favour of others");
+                    tracing::debug!("closed a connection without a request or a verified password, or of a client that does not read, in favour of others");
                 }
             }
             places.leave(&place);
@@ -245,8 +245,9 @@ impl Connection {
 
     async fn converse(mut self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let (router, place) = (TowerToHyperService::new(self.router.clone()), self.place);
-        let answer = |request: hyper::Request<Incoming>| {
+        let answer = |mut request: hyper::Request<Incoming>| {
             let busy = Busy::begin(place.clone());
+            request.extensions_mut().insert(place.clone());
             let response = hyper::service::Service::call(&router, request);
             async move {
                 let response = response.await?;
