@@ -27,6 +27,7 @@
 //! | [`http`] | routes, the live page, connection limits, TLS and passwords |
 //! | [`check`] | a check from the terminal: a table, diagnoses, an exit code |
 //! | [`cli`], [`duration`], [`logging`], [`journal`] | flags, the format of durations, the format of log lines, the line of each event |
+//! | [`counted`] | counts in sentences, with the noun in singular or plural |
 //!
 //! A network namespace is a value of the sampler: how it is entered, where its `net` directory and settings are, and the labels of its
 //! series. A sidecar watches exactly one, which has no labels. No later stage depends on their number. With `--node`, a separate thread
@@ -53,6 +54,7 @@
 
 pub mod check;
 pub mod cli;
+pub mod counted;
 pub mod duration;
 pub mod http;
 pub mod journal;

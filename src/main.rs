@@ -12,8 +12,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::error::ErrorKind;
 use listen_queue_exporter::cli::{self, ExternalUrl, Options, Order};
+use listen_queue_exporter::counted::counted;
 use listen_queue_exporter::http::{self, App, Pages, Streams, WebConfig};
 use listen_queue_exporter::kernel::namespace;
+use listen_queue_exporter::kernel::open_files::OpenFiles;
 use listen_queue_exporter::ledger::{Ledger, ListenerLedger};
 use listen_queue_exporter::metrics::{Extent, Histograms};
 use listen_queue_exporter::refusals::{Ebpf, LogSource, Receiver, Scope, SyslogAddress};
@@ -22,15 +24,14 @@ use listen_queue_exporter::{check, journal, logging};
 use listenfd::ListenFd;
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_acceptconn;
-use rustix::process::{Resource, getrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
 /// Maximum number of events waiting for the log. Further events are dropped: the sampler does not wait.
 const PENDING_EVENTS: usize = 1024;
 
-/// File descriptors in use without any connection, including those used briefly.
-const OWN_FILES: u64 = 28;
+/// File descriptors in use besides the inherited ones, those of the sockets that it serves on and connections, including those used briefly.
+const OWN_FILES: u64 = 24;
 /// Minimum number of connections: one for a scrape, and some that wait.
 const LEAST_CONNECTIONS: u64 = 4;
 
@@ -100,8 +101,8 @@ fn check_config(options: Options) -> ExitCode {
 }
 
 fn run(options: Options, unknown_variables: &[String]) -> anyhow::Result<()> {
+    let limits = within_open_files(http::LIMITS, &options)?;
     let (flags, selection) = (options.flags, options.selection);
-    let limits = within_open_files(http::LIMITS)?;
     let is_node = selection.node.is_some();
     let _log = logging::start(flags.log_level, flags.log_format).context("cannot start the log")?;
     for variable in unknown_variables {
@@ -248,29 +249,30 @@ async fn welcome(ledger: Arc<Mutex<Ledger>>, url: String) {
                 .collect::<Vec<_>>();
         }
     };
+    let count = counted(found.len() as u64, "listener");
     let listeners = match found.as_slice() {
         [] => "no listener yet".to_owned(),
-        [one] => format!("1 listener ({one})"),
-        [first, second] => format!("2 listeners ({first}, {second})"),
-        [first, second, ..] => format!("{} listeners ({first}, {second}, ...)", found.len()),
+        [one] => format!("{count} ({one})"),
+        [first, second] => format!("{count} ({first}, {second})"),
+        [first, second, ..] => format!("{count} ({first}, {second}, ...)"),
     };
     complain(format_args!("Found {listeners}. Live page: {url}"));
 }
 
-/// Limits the connections to the file descriptors that remain besides those for sampling.
-fn within_open_files(limits: http::Limits) -> anyhow::Result<http::Limits> {
-    let Some(most) = getrlimit(Resource::Nofile).current else {
+/// Limits the connections to the file descriptors that remain besides the inherited ones, those for sampling and those of the sockets that are
+/// opened to serve on.
+fn within_open_files(limits: http::Limits, options: &Options) -> anyhow::Result<http::Limits> {
+    let Some(files) = OpenFiles::read(&options.selection.procfs) else {
         return Ok(limits);
     };
-    let left = most.saturating_sub(OWN_FILES);
-    anyhow::ensure!(
-        left >= LEAST_CONNECTIONS,
-        "the limit of open files is {most}, but the exporter requires at least {}: raise it (ulimit -n, LimitNOFILE=)",
-        OWN_FILES + LEAST_CONNECTIONS
-    );
-    let connections = limits
-        .connections
-        .min(u32::try_from(left).unwrap_or(u32::MAX));
+    let own = if options.flags.web_systemd_socket {
+        OWN_FILES
+    } else {
+        OWN_FILES + options.addresses.len() as u64
+    };
+    files.require(own + LEAST_CONNECTIONS)?;
+    let left = u32::try_from(files.room() - own).unwrap_or(u32::MAX);
+    let connections = limits.connections.min(left);
     Ok(http::Limits {
         connections,
         ..limits

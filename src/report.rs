@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use serde::{Serialize, Serializer};
 
+use crate::counted::counted;
 use crate::ledger::{ListenerLedger, Peaks, Recent, SourceFigures, View};
 use crate::sample::{LimitSource, Presence, Reading, Source};
 
@@ -322,9 +323,9 @@ impl QueueReport {
     #[must_use]
     pub fn stuck_words(&self, member: MemberReport) -> String {
         format!(
-            "one of its {} sockets is full ({} connections waiting, inode {}) while the others are empty",
-            self.members.len(),
-            member.depth,
+            "one of its {} is full ({} waiting, inode {}) while the others are empty",
+            counted(self.members.len() as u64, "socket"),
+            counted(member.depth.into(), "connection"),
             member.inode
         )
     }
@@ -390,7 +391,10 @@ fn explain(
     let reason = Limit::of(limit, requested, somaxconn).reason(requested, somaxconn);
     match sockets {
         1 => format!("{limit}: {reason}"),
-        sockets => format!("{limit} for each of {sockets} sockets: {reason}"),
+        sockets => {
+            let sockets = counted(sockets as u64, "socket");
+            format!("{limit} for each of {sockets}: {reason}")
+        }
     }
 }
 

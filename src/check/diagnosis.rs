@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::servers;
+use crate::counted::counted;
 use crate::kernel::netstat::TcpExt;
 use crate::report::{Limit, ListenerReport, QueueReport, State, TotalsReport};
 use crate::sample::LeftOut;
@@ -57,7 +58,7 @@ pub enum Kind {
     Degraded,
     /// No listener at all.
     NoListener,
-    /// There are more listeners than are checked.
+    /// There are more listeners or network namespaces than are checked.
     Ignored,
     /// The listener does not exist.
     Missing,
@@ -104,6 +105,8 @@ pub struct Findings<'a> {
     pub idle: usize,
     /// Discovered listeners that were not checked.
     pub left_out: LeftOut,
+    /// Network namespaces that were not checked.
+    pub ignored_namespaces: usize,
     /// Counters of the network namespace before the check.
     pub before: TcpExt,
     /// And after it.
@@ -160,9 +163,22 @@ pub fn diagnose(findings: &Findings) -> Vec<Diagnosis> {
             listener: None,
             evidence: format!(
                 "--discover.limit leaves out {}",
-                many(findings.left_out.ignored as u64, "listener")
+                counted(findings.left_out.ignored as u64, "listener")
             ),
             remedy: "name the important listeners with --listener, or raise --discover.limit"
+                .to_owned(),
+        });
+    }
+    if findings.ignored_namespaces > 0 {
+        found.push(Diagnosis {
+            severity: Severity::Blind,
+            kind: Kind::Ignored,
+            listener: None,
+            evidence: format!(
+                "--node.limit or the limit of open files leaves out {}",
+                counted(findings.ignored_namespaces as u64, "network namespace")
+            ),
+            remedy: "raise --node.limit, or the limit of open files (ulimit -n) to ten times as many as there are pods"
                 .to_owned(),
         });
     }
@@ -185,7 +201,7 @@ pub fn diagnose(findings: &Findings) -> Vec<Diagnosis> {
             listener: Some(name.clone()),
             evidence: format!(
                 "another socket with the same name and file system, to which the path does not lead, holds {}",
-                many(*connections, "connection")
+                counted(*connections, "connection")
             ),
             remedy: "an old instance was replaced but still runs, and new clients cannot reach it. Let it drain or stop it".to_owned(),
         });
@@ -252,10 +268,9 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
     };
     let asked = asked(listener, queue, findings);
     if let Some(member) = queue.only_full_member() {
-        let holder = findings.holders.get(&member.inode);
-        let whose = holder.map_or(String::new(), |owner| {
-            let pids: Vec<String> = owner.pids.iter().map(ToString::to_string).collect();
-            format!(". The socket is held by {} {}", owner.name, pids.join(", "))
+        let whose = holders_of(member.inode, findings);
+        let whose = whose.map_or(String::new(), |whose| {
+            format!(". The socket is held by {whose}")
         });
         note(
             Severity::Critical,
@@ -274,7 +289,7 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
         let holders = holders.map_or(String::new(), |owner| {
             format!(
                 ", although the listener has {}",
-                processes(owner.pids.len())
+                counted(owner.pids.len() as u64, "process")
             )
         });
         note(
@@ -294,15 +309,34 @@ fn listener_findings(listener: &ListenerReport, findings: &Findings, found: &mut
         note(
             Severity::Warning,
             Kind::Abandoned,
-            format!(
-                "the clients of {abandoned} of {} waiting connections have disconnected",
-                queue.depth
-            ),
+            clients_gone(abandoned, queue.depth),
             "clients give up before they are served, but the application will still accept their connections. Add workers, or shorten the queue so that clients get an error quickly"
                 .to_owned(),
         );
     }
     limits(queue, asked, &mut note);
+}
+
+/// The processes that hold a socket, in words.
+fn holders_of(inode: u32, findings: &Findings) -> Option<String> {
+    let owner = findings.holders.get(&inode)?;
+    let pids: Vec<String> = owner.pids.iter().map(ToString::to_string).collect();
+    Some(format!("{} {}", owner.name, pids.join(", ")))
+}
+
+/// Which sockets of a group are full, in words.
+fn full_members(queue: &QueueReport, findings: &Findings) -> String {
+    let of = counted(queue.sockets as u64, "socket");
+    let full: Vec<_> = queue.members.iter().filter(|member| member.full).collect();
+    match full.as_slice() {
+        [one] => {
+            let whose = holders_of(one.inode, findings);
+            let whose = whose.map_or(String::new(), |whose| format!(", held by {whose}"));
+            format!("one of its {of} (inode {}{whose}) is full", one.inode)
+        }
+        full if full.len() == queue.sockets => format!("all of its {of} are full"),
+        full => format!("{} of its {of} are full", full.len()),
+    }
 }
 
 /// The backlog that the application requests: as configured, or else the default of its server.
@@ -368,7 +402,7 @@ fn crowding(
     if queue.capacity.is_none() {
         let evidence = format!(
             "{} waited at the peak. The limit is unknown, and the capacity is at most {capacity}",
-            many(totals.depth_peak.into(), "connection")
+            counted(totals.depth_peak.into(), "connection")
         );
         if peak >= 1.0 {
             note(Severity::Critical, Kind::WasFull, evidence, raise);
@@ -376,22 +410,26 @@ fn crowding(
             note(Severity::Warning, Kind::NearlyFull, evidence, raise);
         }
     } else if queue.full {
-        let sleeping = match queue.blocked_connects {
-            Some(1) => ". 1 blocked connect waits for space".to_owned(),
-            Some(blocked) if blocked > 0 => format!(". {blocked} blocked connects wait for space"),
-            _ => String::new(),
-        };
+        let blocked = queue.blocked_connects.filter(|blocked| *blocked > 0);
+        let sleeping = blocked.map_or(String::new(), |blocked| {
+            let verb = if blocked == 1 { "waits" } else { "wait" };
+            let blocked = counted(blocked, "blocked connect");
+            format!(". {blocked} {verb} for space")
+        });
         note(
             Severity::Critical,
             Kind::Full,
             match queue.sockets {
                 1 => format!(
-                    "the queue is full with {} of {capacity} connections: {next}{sleeping}",
-                    queue.depth
+                    "the queue is full with {} of {}: {next}{sleeping}",
+                    queue.depth,
+                    counted(capacity, "connection")
                 ),
-                sockets => format!(
-                    "one of its {sockets} sockets is full, and all hold {} of {capacity} connections. If the kernel selects the full socket, {next}{sleeping}",
-                    queue.depth
+                _ => format!(
+                    "{}, and together they hold {} of {}. If the kernel selects a full socket, {next}{sleeping}",
+                    full_members(queue, findings),
+                    queue.depth,
+                    counted(capacity, "connection")
                 ),
             },
             raise,
@@ -411,8 +449,9 @@ fn crowding(
             Severity::Warning,
             Kind::NearlyFull,
             format!(
-                "the peak depth was {} of {capacity} connections",
-                totals.depth_peak
+                "the peak depth was {} of {}",
+                totals.depth_peak,
+                counted(capacity, "connection")
             ),
             raise,
         );
@@ -512,7 +551,7 @@ fn namespace_findings(findings: &Findings, found: &mut Vec<Diagnosis>) {
             Kind::Overflowing,
             format!(
                 "a full TCP queue dropped {} during the check (ListenOverflows)",
-                many(grown, "connection attempt")
+                counted(grown, "connection attempt")
             ),
             "find the TCP listener that is or was full. Raise its backlog and net.core.somaxconn, or add workers",
         );
@@ -524,7 +563,10 @@ fn namespace_findings(findings: &Findings, found: &mut Vec<Diagnosis>) {
             Severity::Note,
             Kind::History,
             format!(
-                "since this network namespace was created: {overflows} TCP overflows, {cookies} SYN cookies and {refused} SYNs dropped because the SYN queue was full"
+                "since this network namespace was created: {}, {} and {} dropped because the SYN queue was full",
+                counted(overflows, "TCP overflow"),
+                counted(cookies, "SYN cookie"),
+                counted(refused, "SYN")
             ),
             "this happened before the check. Run the exporter continuously to see when it happens and at which listener",
         );
@@ -556,24 +598,47 @@ fn remedy_for_source(source: &str) -> &'static str {
     }
 }
 
-/// A number of things, in words.
-pub(super) fn many(count: u64, thing: &str) -> String {
-    match count {
-        1 => format!("1 {thing}"),
-        count => format!("{count} {thing}s"),
-    }
-}
-
-fn processes(count: usize) -> String {
-    match count {
-        1 => "1 process".to_owned(),
-        count => format!("{count} processes"),
-    }
+fn clients_gone(abandoned: u64, depth: u64) -> String {
+    let (clients, have) = if abandoned == 1 {
+        ("client", "has")
+    } else {
+        ("clients", "have")
+    };
+    let waiting = counted(depth, "waiting connection");
+    format!("the {clients} of {abandoned} of {waiting} {have} disconnected")
 }
 
 fn times(count: u64) -> String {
     match count {
         1 => "once".to_owned(),
-        count => format!("{count} times"),
+        count => counted(count, "time"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_client_has_and_several_clients_have_disconnected() {
+        for (abandoned, depth, expected) in [
+            (
+                1,
+                1,
+                "the client of 1 of 1 waiting connection has disconnected",
+            ),
+            (
+                1,
+                2,
+                "the client of 1 of 2 waiting connections has disconnected",
+            ),
+            (
+                2,
+                3,
+                "the clients of 2 of 3 waiting connections have disconnected",
+            ),
+        ] {
+            assert_eq!(clients_gone(abandoned, depth), expected);
+        }
     }
 }

@@ -18,6 +18,7 @@ pub use diagnosis::{Diagnosis, Failure, Findings, Kind, NEAR, Severity, diagnose
 
 use crate::cli::{CheckFormat, CheckOptions};
 use crate::kernel::netstat::{Netstat, TcpExt};
+use crate::kernel::open_files::OpenFiles;
 use crate::kernel::owner::{Owner, owners};
 use crate::kernel::sock_diag::Channel;
 use crate::kernel::unix::{self, Show, UnixListener};
@@ -36,6 +37,8 @@ const LONG: Duration = Duration::from_secs(2);
 const FEWEST_ROUNDS: u32 = 10;
 /// A check shorter than this cannot determine whether a queue moves.
 const SHORTEST_STILL: Duration = Duration::from_secs(1);
+/// Files that a check opens at most, and some.
+const FILES: u64 = 21;
 /// Exit code if nothing could be checked.
 const BLIND: u8 = 4;
 
@@ -113,6 +116,9 @@ fn check(options: CheckOptions) -> io::Result<u8> {
     let (selection, duration) = (options.selection, options.duration);
     let interval = selection.interval.min(duration / FEWEST_ROUNDS);
     let procfs = selection.procfs.clone();
+    if let Some(files) = OpenFiles::read(&procfs) {
+        files.require(FILES).map_err(io::Error::other)?;
+    }
     let mut netstat = Netstat::open(&procfs).ok();
     let before = tcp_ext(netstat.as_mut());
     let discovery = Discovery {
@@ -180,6 +186,7 @@ fn check(options: CheckOptions) -> io::Result<u8> {
         removed_full: &removed_full,
         idle: report.idle_listeners.unwrap_or_default(),
         left_out: view.left_out(),
+        ignored_namespaces: view.ignored_namespaces.unwrap_or_default(),
         before,
         after,
         duration,

@@ -174,11 +174,20 @@ pub const SERVERS: &[Server] = &[
     },
     Server {
         name: "MySQL",
-        processes: &["mysqld", "mariadbd"],
+        processes: &["mysqld"],
         versioned: false,
         backlog: Backlog::As("max_connections"),
         setting: "my.cnf: back_log",
         source: "https://dev.mysql.com/doc/refman/8.4/en/server-system-variables.html#sysvar_back_log",
+    },
+    Server {
+        // Until version 10.4 its process is mysqld, too.
+        name: "MariaDB",
+        processes: &["mariadbd"],
+        versioned: false,
+        backlog: Backlog::As("the lower of 900 and 50 + max_connections / 5"),
+        setting: "my.cnf: back_log",
+        source: "https://mariadb.com/kb/en/server-system-variables/#back_log",
     },
     Server {
         name: "Go (net.Listen)",
@@ -230,7 +239,8 @@ mod tests {
         assert_eq!(name("uwsgi-core"), Some("uWSGI"));
         assert_eq!(name("puma 6.4.2"), Some("Puma"));
         assert_eq!(name("apache2"), Some("Apache httpd"));
-        assert_eq!(name("mariadbd"), Some("MySQL"));
+        assert_eq!(name("mariadbd"), Some("MariaDB"));
+        assert_eq!(name("mysqld"), Some("MySQL"));
         assert_eq!(name("node_exporter"), None);
         assert_eq!(name("postgres_export"), None);
         assert_eq!(name(""), None);

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
-use super::diagnosis::{Diagnosis, NEAR, Severity, many};
+use super::diagnosis::{Diagnosis, NEAR, Severity};
+use crate::counted::counted;
 use crate::kernel::owner::Owner;
 use crate::report::{ListenerReport, QueueReport, Report};
 
@@ -107,7 +108,7 @@ pub(super) fn render(
         });
         let nothing = format!(
             "No problem found: {}, none near its limit within {:.1} s{idle}.",
-            many(report.listeners.len() as u64, "listener"),
+            counted(report.listeners.len() as u64, "listener"),
             duration.as_secs_f64()
         );
         // Writing to a String cannot fail.
@@ -130,7 +131,7 @@ pub(super) fn render(
         let _ = writeln!(
             text,
             "\nNot checked: {}, excluded by --discover.exclude or --discover.include.",
-            many(report.excluded_listeners as u64, "listener")
+            counted(report.excluded_listeners as u64, "listener")
         );
     }
     if owners.is_empty()

@@ -4,6 +4,7 @@ mod bounded;
 mod page;
 mod pages;
 mod pieces;
+mod places;
 mod routes;
 mod server;
 mod web_config;

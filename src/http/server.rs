@@ -3,16 +3,12 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use bytes::Bytes;
 use futures_util::FutureExt as _;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -20,14 +16,15 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::bounded::{Bounded, Client};
+use super::bounded::Bounded;
+use super::places::{Answer, Busy, Place, Places};
 use super::web_config::WebConfig;
 
 /// Limits for clients.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Maximum number of connections. A further one replaces the one that has waited longest for a request, or else one whose client is behind
-    /// with its response. While there is neither, it waits.
+    /// Maximum number of connections. A further one replaces the oldest one that has sent no request or whose password waits to be checked, or
+    /// else one whose client is behind with its response. While there is none, it waits.
     pub connections: u32,
     /// Time to send a whole request header, on a kept connection as well.
     pub header: Duration,
@@ -49,7 +46,7 @@ pub const LIMITS: Limits = Limits {
 };
 
 /// Interval at which a place is looked for while there is none.
-const AGAIN: Duration = Duration::from_millis(50);
+const AGAIN: Duration = Duration::from_millis(10);
 
 /// Longest request header in bytes.
 const LONGEST_HEADER: usize = 16 * 1024;
@@ -174,6 +171,8 @@ impl Acceptor {
     async fn place(&self) -> OwnedSemaphorePermit {
         loop {
             if self.free.available_permits() == 0 {
+                // The other connections read what they were sent before this one goes on.
+                tokio::task::yield_now().await;
                 self.places.give_one_up();
             }
             let free = self.free.clone().acquire_owned();
@@ -197,134 +196,12 @@ impl Acceptor {
         tokio::spawn(async move {
             tokio::select! {
                 () = connection.begin(stream, web_config) => {}
-                () = place.given_up.notified() => {
-                    tracing::debug!("closed a connection without a request, or of a client that does not read, in favour of others");
+                () = place.given_up() => {
+                    tracing::debug!("closed a connection without a request or a verified password, or of a client that does not read, in favour of others");
                 }
             }
             places.leave(&place);
         });
-    }
-}
-
-/// The served connections, the oldest first.
-#[derive(Debug, Default)]
-struct Places(Mutex<Vec<Arc<Place>>>);
-
-#[derive(Debug, Default)]
-struct Place {
-    /// Requests that have arrived and are not answered yet: a client may send the next one before it has received the last response.
-    unanswered: AtomicU32,
-    client: Arc<Client>,
-    given_up: Notify,
-}
-
-impl Places {
-    fn take(&self) -> Arc<Place> {
-        let place = Arc::new(Place::default());
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        places.push(place.clone());
-        place
-    }
-
-    fn leave(&self, place: &Arc<Place>) {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        places.retain(|other| !Arc::ptr_eq(other, place));
-    }
-
-    /// Closes the oldest connection on which no request is being answered, or else the one whose client has been behind for the longest time.
-    fn give_one_up(&self) {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let idle = places.iter().position(|place| place.is_idle());
-        let index = idle.or_else(|| {
-            let places = places.iter().enumerate();
-            let behind =
-                places.filter_map(|(index, place)| Some((place.client.behind_since()?, index)));
-            behind.min().map(|(_, index)| index)
-        });
-        if let Some(index) = index {
-            places.remove(index).given_up.notify_one();
-        }
-    }
-
-    /// Closes all connections whose clients are behind.
-    fn give_up_those_behind(&self) {
-        let mut places = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        places.retain(|place| {
-            let is_behind = place.client.behind_since().is_some();
-            if is_behind {
-                place.given_up.notify_one();
-            }
-            !is_behind
-        });
-    }
-}
-
-impl Place {
-    fn is_idle(&self) -> bool {
-        // Encrypted bytes are no longer part of the response.
-        self.unanswered.load(Ordering::Relaxed) == 0 && !self.client.is_reading()
-    }
-}
-
-/// While it is held, a request is answered.
-struct Busy(Arc<Place>);
-
-impl Busy {
-    fn begin(place: Arc<Place>) -> Arc<Self> {
-        place.unanswered.fetch_add(1, Ordering::Relaxed);
-        Arc::new(Self(place))
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.unanswered.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// A response that protects its connection until its last byte is sent.
-struct Answer {
-    body: axum::body::Body,
-    busy: Arc<Busy>,
-}
-
-/// A part of it.
-struct Part {
-    bytes: Bytes,
-    _busy: Arc<Busy>,
-}
-
-impl AsRef<[u8]> for Part {
-    fn as_ref(&self) -> &[u8] {
-        &self.bytes
-    }
-}
-
-impl Body for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        frame.map_ok(|frame| {
-            frame.map_data(|bytes| {
-                Bytes::from_owner(Part {
-                    bytes,
-                    _busy: self.busy.clone(),
-                })
-            })
-        })
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
@@ -354,7 +231,7 @@ impl Connection {
             stream,
             self.limits.answer,
             self.limits.patience,
-            self.place.client.clone(),
+            self.place.client(),
         );
         let Some(tls) = tls else {
             return self.converse(stream).await;
@@ -368,12 +245,13 @@ impl Connection {
 
     async fn converse(mut self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let (router, place) = (TowerToHyperService::new(self.router.clone()), self.place);
-        let answer = |request: hyper::Request<Incoming>| {
+        let answer = |mut request: hyper::Request<Incoming>| {
             let busy = Busy::begin(place.clone());
+            request.extensions_mut().insert(place.clone());
             let response = hyper::service::Service::call(&router, request);
             async move {
                 let response = response.await?;
-                Ok::<_, Infallible>(response.map(|body| Answer { body, busy }))
+                Ok::<_, Infallible>(response.map(|body| Answer::new(body, busy)))
             }
         };
         let served = http1::Builder::new()

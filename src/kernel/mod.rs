@@ -8,6 +8,7 @@ pub mod inet;
 pub mod mount;
 pub mod namespace;
 pub mod netstat;
+pub mod open_files;
 pub mod owner;
 pub mod process;
 pub mod procnet;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use procfs::ProcError;
-use procfs::process::{FDTarget, all_processes_with_root};
+use procfs::process::{FDTarget, Process, all_processes_with_root};
 
 /// The processes that hold a socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,9 +41,14 @@ impl Owner {
 /// If there is no procfs.
 pub fn owners(procfs: &Path, inodes: &[u32]) -> Result<BTreeMap<u32, Owner>, ProcError> {
     let mut owners: BTreeMap<u32, Owner> = BTreeMap::new();
-    let mut processes: Vec<_> = all_processes_with_root(procfs)?.flatten().collect();
-    processes.sort_unstable_by_key(|process| process.pid);
-    for process in processes {
+    let processes = all_processes_with_root(procfs)?.flatten();
+    let mut pids: Vec<i32> = processes.map(|process| process.pid).collect();
+    pids.sort_unstable();
+    for pid in pids {
+        // It holds a descriptor, so that no more than one may be open at a time.
+        let Ok(process) = Process::new_with_root(procfs.join(pid.to_string())) else {
+            continue;
+        };
         let Ok(descriptors) = process.fd() else {
             continue;
         };

@@ -47,7 +47,7 @@ type Snapshot = BTreeMap<u32, OfNamespace>;
 /// Counts that only increase, for names that are never removed.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct OfNamespace {
-    names: Vec<(UnixName, u64)>,
+    names: BTreeMap<UnixName, u64>,
     /// Refusals at names for which the map had no room.
     overflow: u64,
 }
@@ -108,6 +108,14 @@ impl Ebpf {
         if let Ok(hook) = &self.hook {
             hook.forget(namespace);
         }
+    }
+}
+
+#[cfg(any(feature = "ebpf", test))]
+impl OfNamespace {
+    /// Adds what the map counts under one of the spellings of a name.
+    fn add(&mut self, name: UnixName, count: u64) {
+        *self.names.entry(name).or_default() += count;
     }
 }
 
@@ -173,17 +181,31 @@ mod tests {
         let known = BTreeSet::from([&g, &abstract_name]);
         let mut tally = Tally::default();
         let mut snapshot = OfNamespace {
-            names: vec![(g.clone(), 3)],
+            names: BTreeMap::from([(g.clone(), 3)]),
             overflow: 1,
         };
         tally.take(snapshot.clone(), &known);
         tally.take(snapshot.clone(), &known);
-        snapshot.names[0].1 = 5;
-        snapshot.names.push((abstract_name.clone(), 7));
+        snapshot.add(g.clone(), 2);
+        snapshot.add(abstract_name.clone(), 7);
         snapshot.overflow = 2;
         tally.take(snapshot, &known);
         let names: Vec<_> = tally.counts.names().collect();
         assert_eq!(names, [(&g, 5), (&abstract_name, 7)]);
         assert_eq!(tally.counts.other(), 2);
+    }
+
+    #[test]
+    fn the_counts_of_all_spellings_of_a_path_are_added() {
+        let app = path("/run/app.sock");
+        let (mut tally, mut snapshot) = (Tally::default(), OfNamespace::default());
+        for (spelling, count) in [(&b"/run/app.sock"[..], 5), (b"//run/./app.sock", 3)] {
+            let length = u32::try_from(spelling.len()).unwrap();
+            let (_, name) = parse_key(&key(length, spelling)).unwrap();
+            snapshot.add(name, count);
+        }
+        tally.take(snapshot.clone(), &BTreeSet::new());
+        tally.take(snapshot, &BTreeSet::new());
+        assert_eq!(tally.counts.names().collect::<Vec<_>>(), [(&app, 8)]);
     }
 }

@@ -17,6 +17,7 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 
 use super::Scope;
 use super::namespace::{Entry, Namespace};
+use crate::counted::counted;
 use crate::kernel::cgroup;
 use crate::kernel::namespace::{Way, alive, identity, network, processes};
 use crate::kernel::sysctl::Sysctls;
@@ -271,7 +272,8 @@ impl Finder {
         let chosen = choose(&self.facts, self.node.limit.min(room));
         if self.facts.len().min(self.node.limit) > room {
             self.report(format!(
-                "the limit of open files allows for {room} network namespaces: raise it (LimitNOFILE=) to ten times as many as there are pods"
+                "the limit of open files allows for {}: raise it (LimitNOFILE=) to ten times as many as there are pods",
+                counted(room as u64, "network namespace")
             ))?;
         }
         let removed: Vec<u64> = self

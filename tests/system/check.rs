@@ -11,9 +11,10 @@ use std::time::Duration;
 use nix::pty::{Winsize, openpty};
 use serde_json::{Value, json};
 
+use crate::cli::with_open_files;
 use crate::common::exporter::BINARY;
 use crate::common::namespace::Namespace;
-use crate::common::program::directory;
+use crate::common::program::{self, Process, directory};
 use crate::common::site::Site;
 use crate::common::socket::{Listener, Tcp, connect, connect_all, connect_tcp, knock_tcp, label};
 use crate::common::wait;
@@ -74,6 +75,11 @@ fn queue(backlog: i32, depth: usize) -> Queue {
 }
 
 const SHORT: &str = "200ms";
+const REUSE_PORT: Tcp = Tcp {
+    reuse_port: true,
+    dual_stack: false,
+    multipath: false,
+};
 
 #[test]
 fn with_nothing_wrong_it_says_so_and_ends_with_0() {
@@ -108,6 +114,21 @@ fn a_full_queue_is_critical_and_says_who_sleeps_before_it() {
     );
     drop(queue.listener);
     assert!(sleeper.join().unwrap().is_err());
+}
+
+#[test]
+fn counts_of_one_are_in_the_singular() {
+    let _namespace = Namespace::enter();
+    let _full = queue(0, 1);
+    let found = check_json(&["--for", SHORT]);
+    let said = evidence(&found, "full");
+    assert!(said.starts_with("the queue is full with 1 of 1 connection: "));
+    let _stuck = Listener::tcp_with("127.0.0.1:8000", 0, REUSE_PORT);
+    let _client = connect_tcp("127.0.0.1:8000");
+    let _empty = Listener::tcp_with("127.0.0.1:8000", 0, REUSE_PORT);
+    let found = check_json(&["--listener", "tcp:127.0.0.1:8000", "--for", SHORT]);
+    let said = evidence(&found, "stuck_member");
+    assert!(said.starts_with("one of its 2 sockets is full (1 connection waiting, inode "));
 }
 
 #[test]
@@ -313,7 +334,7 @@ fn a_group_of_different_limits_has_no_limit_that_could_be_compared() {
         "the sockets have different limits"
     );
     let said = evidence(&found, "full");
-    assert!(said.starts_with("one of its 2 sockets is full, "), "{said}");
+    assert!(said.starts_with("one of its 2 sockets (inode "), "{said}");
     assert!(!kinds(&found).contains(&"opened_before_raise"), "{found:#}");
 }
 
@@ -431,9 +452,35 @@ fn tcp_overflows_are_critical_while_they_happen_and_history_afterwards() {
     );
     let said = evidence(&found, "history");
     assert!(
-        said.contains(": 1 TCP overflows, 0 SYN cookies and 0 SYNs dropped"),
+        said.contains(": 1 TCP overflow, 0 SYN cookies and 0 SYNs dropped"),
         "{said}"
     );
+}
+
+#[test]
+fn too_few_open_files_are_refused_with_the_number_that_is_needed_and_with_that_it_finds_owners() {
+    let _namespace = Namespace::enter();
+    let _queue = queue(5, 0);
+    let _tcp = Listener::tcp("127.0.0.1:8000", 5);
+    let mut sleep = program::command("sleep");
+    sleep.arg("60");
+    let _others: Vec<_> = (0..30).map(|_| Process::start(&mut sleep)).collect();
+    let arguments = ["check", "--for", SHORT, "--format", "json"];
+    for limit in [8, 12, 16, 23] {
+        let output = with_open_files(limit, &arguments).output().unwrap();
+        assert_eq!((output.status.code(), output.stdout.len()), (Some(4), 0));
+        assert_eq!(
+            String::from_utf8(output.stderr).unwrap(),
+            format!(
+                "error: the limit of open files is {limit}, but the exporter requires at least 24: raise it (ulimit -n, LimitNOFILE=)\n"
+            )
+        );
+    }
+    let output = with_open_files(24, &arguments).output().unwrap();
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((kinds(&found), &found["exit_code"]), (vec![], &json!(0)));
+    let owner = &found["owners"]["tcp:127.0.0.1:8000"];
+    assert_eq!(owner["pid"], std::process::id(), "{found:#}");
 }
 
 #[test]
@@ -656,15 +703,41 @@ fn a_long_check_at_a_terminal_shows_its_progress() {
 }
 
 #[test]
+fn the_full_sockets_of_a_group_are_counted_and_a_single_one_is_named_with_its_process() {
+    let _namespace = Namespace::enter();
+    let address = "127.0.0.1:8000";
+    let listeners = [0, 1].map(|_| Listener::tcp_with(address, 1, REUSE_PORT));
+    let evidence_of = || {
+        let found = check_json(&["--listener", "tcp:127.0.0.1:8000", "--for", SHORT]);
+        assert_eq!(found["diagnoses"][0]["kind"], "full", "{found:#}");
+        evidence(&found, "full").to_owned()
+    };
+    // The kernel chooses by the client's port.
+    let clients: Vec<_> = (0..40).map(|_| connect_tcp(address)).collect();
+    let all = evidence_of();
+    let said = "all of its 2 sockets are full, and together they hold 4 of 4 connections.";
+    assert!(all.starts_with(said), "{all}");
+    // No client whose SYN was dropped tries again.
+    drop(clients);
+    drop(listeners[0].accept());
+    let one = evidence_of();
+    let held = format!(
+        ", held by {} {}) is full, and together they hold 3 of 4 connections.",
+        std::fs::read_to_string("/proc/self/comm").unwrap().trim(),
+        std::process::id()
+    );
+    assert!(
+        one.starts_with("one of its 2 sockets (inode ") && one.contains(&held),
+        "{one}"
+    );
+}
+
+#[test]
 fn a_stuck_member_of_a_group_is_named_with_its_process_and_all_holders_are_counted() {
     let _namespace = Namespace::enter();
-    let options = Tcp {
-        reuse_port: true,
-        ..Tcp::default()
-    };
     let address = "127.0.0.1:8000";
     let listeners: Vec<Listener> = (0..3)
-        .map(|_| Listener::tcp_with(address, 3, options))
+        .map(|_| Listener::tcp_with(address, 3, REUSE_PORT))
         .collect();
     // The kernel chooses by the client's port: until one socket is full, and the others take from theirs.
     let mut clients = Vec::new();

@@ -325,14 +325,38 @@ fn json_logs_are_one_object_a_line() {
 }
 
 /// The exporter with this limit of open files.
-fn with_open_files(limit: u32, arguments: &[&str]) -> Command {
-    let mut command = program::command("prlimit");
-    command
-        .arg(format!("--nofile={limit}:{limit}"))
-        .arg(BINARY)
-        .args(arguments);
+pub(crate) fn with_open_files(limit: u32, arguments: &[&str]) -> Command {
+    with_sockets_and_open_files(0, limit, arguments)
+}
+
+/// The exporter with this many sockets as from systemd, a file that was not announced if there are any, and this limit of open files.
+fn with_sockets_and_open_files(sockets: u32, limit: u32, arguments: &[&str]) -> Command {
+    let mut command = program::command("python3");
+    command.args([
+        "-c",
+        START,
+        &sockets.to_string(),
+        &limit.to_string(),
+        BINARY,
+    ]);
+    command.args(arguments);
     command
 }
+
+/// Without what cargo and its callers have open.
+const START: &str = r#"
+import os, resource, socket, sys
+count, limit = int(sys.argv[1]), int(sys.argv[2])
+os.closerange(3, 1024)
+sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+for one in sockets:
+    one.set_inheritable(True)
+if count:
+    os.set_inheritable(os.open("/dev/null", os.O_RDONLY), True)
+    os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(count))
+resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+os.execv(sys.argv[3], sys.argv[3:])
+"#;
 
 #[test]
 fn too_few_open_files_are_refused_with_the_number_that_is_needed_and_with_that_it_serves() {
@@ -371,6 +395,32 @@ fn too_few_open_files_are_refused_with_the_number_that_is_needed_and_with_that_i
     drop(idle);
     let log = exporter.log();
     assert!(!log.contains("cannot accept"), "{log}");
+}
+
+#[test]
+fn further_addresses_and_inherited_descriptors_count_among_the_open_files_that_are_needed() {
+    let _namespace = Namespace::enter();
+    let _listener = Listener::abstract_unix(b"app", 5);
+    let three_addresses = ["--web.listen-address=127.0.0.1:0"; 3];
+    let of_addresses = |limit| with_open_files(limit, &three_addresses);
+    let of_systemd = |limit| with_sockets_and_open_files(3, limit, &["--web.systemd-socket"]);
+    let cases: [(u32, &dyn Fn(u32) -> Command); 2] = [(34, &of_addresses), (35, &of_systemd)];
+    for (needed, command) in cases {
+        let line = refusal(1, &mut command(needed - 1));
+        let said = format!(
+            "is {}, but the exporter requires at least {needed}:",
+            needed - 1
+        );
+        assert!(line.contains(&said), "{line}");
+        let exporter = Exporter::spawn(command(needed));
+        let idle: Vec<_> = (0..100)
+            .map(|_| http::connect(exporter.address()))
+            .collect();
+        assert!(exporter.fresh().queue("unix:@app").is_some());
+        drop(idle);
+        let log = exporter.log();
+        assert!(!log.contains("cannot") && !log.contains("failed"), "{log}");
+    }
 }
 
 #[test]

@@ -2,7 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
 
 use crate::common::exporter::Exporter;
 use crate::common::exposition::{Page, Queue};
@@ -94,6 +97,98 @@ fn beside_a_thousand_clients_that_read_slowly_each_scrape_is_answered() {
 }
 
 #[test]
+fn a_request_that_has_arrived_keeps_its_connection_though_it_was_not_read_yet() {
+    let _namespace = Namespace::enter();
+    let exporter = Exporter::start(&[]);
+    let request = b"GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n";
+    let read = |stream: &mut TcpStream| {
+        let mut answer = [0; 1024];
+        let length = stream.read(&mut answer).unwrap();
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200 OK"));
+    };
+    let mut kept = connect(exporter.address());
+    kept.write_all(request).unwrap();
+    read(&mut kept);
+    std::thread::sleep(Duration::from_millis(100));
+    exporter.signal(Signal::STOP);
+    let mut new = connect(exporter.address());
+    new.write_all(request).unwrap();
+    let idle: Vec<_> = (0..100).map(|_| connect(exporter.address())).collect();
+    kept.write_all(request).unwrap();
+    exporter.signal(Signal::CONT);
+    read(&mut kept);
+    read(&mut new);
+    drop(idle);
+}
+
+/// Stops a crowd at the end of the test, also if it fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Keeps this many connections open until told to stop, each with the request sent, and opens those that were closed again.
+fn crowd(exporter: &Exporter, count: usize, request: &[u8], stop: &AtomicBool) {
+    let open = || {
+        let mut stream = TcpStream::connect(exporter.address()).ok()?;
+        // It may have to go at once.
+        stream.write_all(request).ok()?;
+        stream.set_nonblocking(true).ok()?;
+        Some(stream)
+    };
+    let is_closed = |stream: &mut TcpStream| match stream.read(&mut [0; 4096]) {
+        Ok(length) => length == 0,
+        Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+    };
+    let mut clients: Vec<Option<TcpStream>> = (0..count).map(|_| None).collect();
+    while !stop.load(Ordering::Relaxed) {
+        for client in &mut clients {
+            if client.as_mut().is_none_or(is_closed) {
+                *client = open();
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn beside_a_thousand_clients_that_guess_passwords_each_scrape_is_answered_within_a_second() {
+    let _namespace = Namespace::enter();
+    let site = Site::new();
+    let exporter = site.start(&format!(
+        "basic_auth_users:\n  ann: {COST_10}\n  bob: {}\n",
+        bcrypt::hash("b", 4).unwrap()
+    ));
+    let bob = crate::web_config::authorization("bob", "b");
+    let scrape = || {
+        let start = Instant::now();
+        let answer = crate::common::http::get(exporter.address(), "/metrics", &[&bob]);
+        assert_eq!(answer.status, 200);
+        start.elapsed()
+    };
+    scrape();
+    let guess = crate::web_config::authorization("ann", "guess");
+    let guess = format!("GET /metrics HTTP/1.1\r\nHost: x\r\n{guess}\r\n\r\n");
+    let stop = AtomicBool::new(false);
+    let mut times: Vec<Duration> = std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| crowd(&exporter, 250, guess.as_bytes(), &stop));
+        }
+        let _stop = Stop(&stop);
+        std::thread::sleep(Duration::from_secs(2));
+        (0..10).map(|_| scrape()).collect()
+    });
+    times.sort_unstable();
+    println!("scrapes took {times:?}");
+    // Linux sends a SYN that found the exporter's queue full again after a second.
+    assert!(times[7] < Duration::from_secs(1), "{times:?}");
+    assert!(times[9] < Duration::from_secs(5), "{times:?}");
+}
+
+#[test]
 fn garbage_and_plain_text_on_the_tls_port_are_no_answer_and_leave_nothing_behind() {
     let _namespace = Namespace::enter();
     let _listeners = listeners();
@@ -161,6 +256,8 @@ fn client_hello() -> Vec<u8> {
 
 /// The hash of a password that no user has: a check takes a second and more.
 const COST_14: &str = "$2y$14$abcdefghijklmnopqrstuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuu";
+/// Another, of which a check takes fifty milliseconds and more.
+const COST_10: &str = "$2y$10$abcdefghijklmnopqrstuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuuu";
 const SAMPLES: &str = "listen_queue_samples_total";
 const LATE: &str = "listen_queue_samples_late_total";
 

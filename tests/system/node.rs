@@ -581,6 +581,12 @@ fn one_check_of_the_machine() {
             && idle.contains("and 2 at which no connection"),
         "{idle}"
     );
+    let (part, code) = check(&machine, &["--node.limit=1"]);
+    assert_eq!(code, Some(4), "{part}");
+    assert!(
+        part.contains("--node.limit or the limit of open files leaves out 2 network namespaces"),
+        "{part}"
+    );
 }
 
 #[test]

@@ -12,6 +12,7 @@ use headers::authorization::Basic;
 use headers::{Authorization, HeaderMapExt as _};
 
 use super::{Loaded, WebConfig};
+use crate::http::places::Place;
 
 /// The routes, restricted to authorised requests.
 pub fn protect(router: Router, config: Arc<WebConfig>) -> Router {
@@ -24,7 +25,9 @@ async fn guard(State(config): State<Arc<WebConfig>>, request: Request, next: Nex
             "the web configuration cannot be used; the log of the exporter has the reason\n";
         return (StatusCode::INTERNAL_SERVER_ERROR, reason).into_response();
     };
-    let mut answer = if config.admits(&loaded, request.headers()).await {
+    let place = request.extensions().get::<Arc<Place>>().cloned();
+    let place = place.unwrap_or_default();
+    let mut answer = if config.admits(&loaded, request.headers(), &place).await {
         next.run(request).await
     } else {
         // A client that guesses makes room for others.
@@ -39,7 +42,7 @@ async fn guard(State(config): State<Arc<WebConfig>>, request: Request, next: Nex
 }
 
 impl WebConfig {
-    async fn admits(&self, loaded: &Loaded, headers: &HeaderMap) -> bool {
+    async fn admits(&self, loaded: &Loaded, headers: &HeaderMap, place: &Place) -> bool {
         if loaded.users.is_empty() {
             return true;
         }
@@ -49,7 +52,7 @@ impl WebConfig {
         let (user, password) = (basic.username(), basic.password());
         let users = &loaded.users;
         // The file may have changed while the password was checked.
-        self.passwords.are_right(users, user, password).await
+        self.passwords.are_right(users, user, password, place).await
             && self
                 .current()
                 .is_some_and(|now| now.users.get(user) == users.get(user))

@@ -10,6 +10,8 @@ use bcrypt::HashParts;
 use rustix::process::{getpid, getpriority_process, setpriority_process};
 use subtle::ConstantTimeEq as _;
 
+use crate::http::places::Place;
+
 /// How much lower the priority of a check is than that of the sampler (see nice(2)).
 const NICE: i32 = 5;
 
@@ -30,12 +32,14 @@ pub(super) fn is_hash(text: &str) -> bool {
 }
 
 impl Passwords {
-    /// Whether the password is that of the user. `users` has hashed passwords by user.
+    /// Whether the password is that of the user. `users` has hashed passwords by user. While others are checked, the connection at `place` gives
+    /// way to new ones.
     pub(super) async fn are_right(
         &self,
         users: &BTreeMap<String, String>,
         user: &str,
         password: &str,
+        place: &Place,
     ) -> bool {
         let hash = users.get(user);
         let is_known = || hash.is_some_and(|hash| self.are_known(user, password, hash));
@@ -46,7 +50,10 @@ impl Passwords {
         let Some(checked) = hash.or_else(|| users.values().next()).cloned() else {
             return false;
         };
-        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let turn = {
+            let _doubt = place.doubt();
+            Arc::clone(&self.turn).lock_owned().await
+        };
         if is_known() {
             return true;
         }
@@ -102,20 +109,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_is_right_for_its_user_alone() {
-        let (passwords, users) = (Passwords::default(), users(4));
+        let (passwords, place) = (Passwords::default(), &Place::default());
+        let users = users(4);
         for _ in 0..2 {
-            assert!(passwords.are_right(&users, "ann", "a").await);
-            assert!(passwords.are_right(&users, "bob", "b").await);
-            assert!(!passwords.are_right(&users, "bob", "a").await);
-            assert!(!passwords.are_right(&users, "eve", "a").await);
-            assert!(!passwords.are_right(&users, "ann", "").await);
+            assert!(passwords.are_right(&users, "ann", "a", place).await);
+            assert!(passwords.are_right(&users, "bob", "b", place).await);
+            assert!(!passwords.are_right(&users, "bob", "a", place).await);
+            assert!(!passwords.are_right(&users, "eve", "a", place).await);
+            assert!(!passwords.are_right(&users, "ann", "", place).await);
         }
-        assert!(!passwords.are_right(&BTreeMap::new(), "ann", "a").await);
+        assert!(
+            !passwords
+                .are_right(&BTreeMap::new(), "ann", "a", place)
+                .await
+        );
     }
 
     #[tokio::test]
     async fn after_a_wrong_password_there_is_a_pause() {
-        let (passwords, users) = (Passwords::default(), users(6));
+        let (passwords, place) = (Passwords::default(), &Place::default());
+        let users = users(6);
         let checks = [0; 5].map(|_| {
             let start = Instant::now();
             assert!(bcrypt::verify("a", &users["ann"]).unwrap());
@@ -123,23 +136,25 @@ mod tests {
         });
         let fastest = checks.into_iter().min().unwrap();
         let start = Instant::now();
-        assert!(!passwords.are_right(&users, "ann", "b").await);
+        assert!(!passwords.are_right(&users, "ann", "b", place).await);
         assert!(start.elapsed() > fastest * 3 / 2);
     }
 
     #[tokio::test]
     async fn a_password_is_checked_against_a_new_hash() {
-        let (passwords, mut users) = (Passwords::default(), users(4));
-        assert!(passwords.are_right(&users, "ann", "a").await);
+        let (passwords, place) = (Passwords::default(), &Place::default());
+        let mut users = users(4);
+        assert!(passwords.are_right(&users, "ann", "a", place).await);
         users.insert("ann".to_owned(), bcrypt::hash("other", 4).unwrap());
-        assert!(!passwords.are_right(&users, "ann", "a").await);
+        assert!(!passwords.are_right(&users, "ann", "a", place).await);
     }
 
     #[tokio::test]
     async fn a_client_that_does_not_wait_is_known_the_next_time() {
-        let (passwords, users) = (Passwords::default(), users(8));
+        let (passwords, place) = (Passwords::default(), &Place::default());
+        let users = users(8);
         {
-            let asked = std::pin::pin!(passwords.are_right(&users, "ann", "a"));
+            let asked = std::pin::pin!(passwords.are_right(&users, "ann", "a", place));
             let gave_up = tokio::select! { biased; _ = asked => false, () = async {} => true };
             assert!(gave_up);
         }

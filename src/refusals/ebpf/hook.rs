@@ -105,7 +105,7 @@ fn read(hook: &Hook) -> Result<Snapshot> {
             (parse_key(&key), count(&hook.refused, &key)?)
         {
             let of_namespace = snapshot.entry(namespace).or_default();
-            of_namespace.names.push((name, count));
+            of_namespace.add(name, count);
         }
     }
     for key in hook.overflow.keys() {
