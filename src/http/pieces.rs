@@ -23,11 +23,14 @@ impl Pieces {
 
 impl Write for Pieces {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let mut last = self.0.pop_if(|last| last.len() < PIECE);
-        let last = last.get_or_insert_with(|| Vec::with_capacity(PIECE));
+        if self.0.last().is_none_or(|last| last.len() == PIECE) {
+            self.0.push(Vec::with_capacity(PIECE));
+        }
+        let Some(last) = self.0.last_mut() else {
+            return Ok(0);
+        };
         let (taken, _) = bytes.split_at(bytes.len().min(PIECE - last.len()));
         last.extend_from_slice(taken);
-        self.0.push(std::mem::take(last));
         Ok(taken.len())
     }
 

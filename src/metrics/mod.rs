@@ -5,7 +5,7 @@
 mod family;
 mod table;
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::slice;
 
 use prometheus::{Encoder as _, TextEncoder};
@@ -29,6 +29,8 @@ pub struct Extent {
 /// # Errors
 /// Those of `page`.
 pub fn write(view: &View, extent: Extent, page: &mut impl Write) -> io::Result<()> {
+    // The encoder writes a few bytes at a time, and to compress these alone would take several times as long.
+    let mut page = BufWriter::new(page);
     // One at a time: to allocate and free thousands of series at once is expensive.
     let mut family = Family::new(extent.histograms);
     for metric in TABLE {
@@ -40,10 +42,10 @@ pub fn write(view: &View, extent: Extent, page: &mut impl Write) -> io::Result<(
         };
         // Apart from `page`, it fails only on an empty family or name, and neither occurs here.
         TextEncoder::new()
-            .encode(slice::from_ref(encoded), page)
+            .encode(slice::from_ref(encoded), &mut page)
             .map_err(io::Error::other)?;
     }
-    Ok(())
+    page.flush()
 }
 
 #[cfg(test)]
