@@ -71,6 +71,14 @@ pub(crate) fn measure(report: &mut Report) {
                 &format!("{:.2} MB", result.resident / 1e6),
             );
         }
+        if count == 100 {
+            let times = result.gzip.p50 / result.plain.p50;
+            report.bar(
+                "a scrape of 100 listeners with gzip: at most 3 times as long as without",
+                times <= 3.0,
+                &format!("{times:.2}"),
+            );
+        }
         if count == 1000 {
             let waited = result.crowded.waited;
             report.bar(
