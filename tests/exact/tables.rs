@@ -266,7 +266,7 @@ fn in_random_states_both_readers_say_the_same_of_tcp_queues() {
             }
             (rows, full)
         };
-        let mut tabled = || {
+        let mut read = || {
             let mut rows = Tcp::new();
             for table in &mut tables {
                 let unreadable = table.read(|row| {
@@ -279,7 +279,7 @@ fn in_random_states_both_readers_say_the_same_of_tcp_queues() {
         };
         // On a busy machine the last packet of a connect may arrive after connect() has returned.
         let ((expected, now_full), found) = wait::until("a state that does not change", || {
-            let (before, found, after) = (listed(), tabled(), listed());
+            let (before, found, after) = (listed(), read(), listed());
             (before == after).then_some((before, found))
         });
         full += now_full;
