@@ -86,7 +86,7 @@ mod tests {
             "unix:/run/user/1000/vscode-git-5f2e.sock",
             "unix:/run/user/1000/nvim.4242.0",
             "unix:/tmp/nvim.root/GkB1Qz/nvim.99.0",
-            "unix:/root/.gunicorn/gunicorn.ctl",
+            "unix:/home/ana/.gunicorn/gunicorn.ctl",
             "unix:/run/user/1000/gunicorn.ctl",
             "tcp:127.0.0.1:32768",
             "tcp:127.0.0.1:39999",
