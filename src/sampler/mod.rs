@@ -3,6 +3,7 @@
 //! It never formats, serves, or waits for a scrape; the ledger's lock is held by either side for microseconds.
 
 mod blocked;
+mod cost;
 mod namespace;
 mod node;
 mod plan;
@@ -40,7 +41,7 @@ const LISTING_INTERVAL: Duration = Duration::from_secs(1);
 /// Idle rounds are recorded together, after this time at the latest: by the next round the state that they change is no longer in the
 /// processor's caches, and fetching it costs more than asking the kernel.
 const IDLE_TIME: Duration = Duration::from_millis(100);
-/// The time between rounds that read tables, as a multiple of the CPU time of a round: less than a hundredth of a core, including the work
+/// The time between rounds that read tables, as a multiple of the mean CPU time of a round: less than a hundredth of a core, including the work
 /// between rounds.
 const TABLE_DISTANCE: u32 = 150;
 /// The maximum share of a core that the tables of all namespaces take together.
@@ -237,7 +238,7 @@ impl Sampler {
         let each = self.namespaces.iter().zip(&paces);
         let tables = each.filter(|(namespace, _)| namespace.sockets.read_tables());
         let load: f64 = tables
-            .map(|(namespace, pace)| namespace.cost.as_secs_f64() / pace.as_secs_f64())
+            .map(|(namespace, pace)| namespace.cost.mean().as_secs_f64() / pace.as_secs_f64())
             .sum();
         let stretch = (load / TABLE_LOAD).max(1.0);
         for (namespace, pace) in self.namespaces.iter_mut().zip(&mut paces) {
@@ -521,7 +522,7 @@ mod tests {
             (Some(2), Some(0))
         );
         assert_eq!(seen.waits.oldest, None);
-        assert!(sampler.namespaces[0].cost > Duration::ZERO);
+        assert!(sampler.namespaces[0].cost.mean() > Duration::ZERO);
         let up = |ledger: &Ledger, source| ledger.view().sources[&source].up;
         assert!(!up(&ledger, Source::UnixDiag) && up(&ledger, Source::ProcNetUnix));
 
@@ -574,11 +575,17 @@ mod tests {
         assert_eq!(sampler.pace(), sampler.interval);
         sampler.namespaces[0].sockets = Sockets::new(Way::Outside, Path::new("/proc"), false);
         let mut pace = |cost| {
-            sampler.namespaces[0].cost = cost;
+            sampler.namespaces[0].cost.add(cost);
             sampler.set_paces();
             sampler.pace()
         };
         assert_eq!(pace(Duration::from_micros(50)), Duration::from_millis(10));
+        (1..8).for_each(|_| _ = pace(Duration::from_millis(1)));
+        // Interrupts during one round.
+        assert_eq!(pace(Duration::from_millis(17)), Duration::from_millis(450));
+        for _ in 0..7 {
+            pace(Duration::from_millis(7));
+        }
         assert_eq!(pace(Duration::from_millis(7)), Duration::from_millis(1050));
         let namespace = &mut sampler.namespaces[0];
         namespace.last_round = Duration::from_secs(1);
@@ -614,7 +621,7 @@ mod tests {
                 ..Entry::own(Path::new("/proc"))
             };
             let mut namespace = Namespace::new(entry, &scope);
-            namespace.cost = Duration::from_micros(cost_us);
+            namespace.cost.add(Duration::from_micros(cost_us));
             sampler.namespaces.push(namespace);
         };
         (0..50).for_each(|_| add("greedy", 100, 400));
@@ -633,7 +640,8 @@ mod tests {
         // All tables together take a tenth of a core.
         for namespace in &mut sampler.namespaces {
             namespace.sockets = Sockets::new(Way::Outside, Path::new("/proc"), false);
-            namespace.cost = Duration::from_millis(10);
+            namespace.cost.clear();
+            namespace.cost.add(Duration::from_millis(10));
             let own = of_share(std::ptr::from_ref(namespace).addr().to_string());
             namespace.set_identity(own);
         }

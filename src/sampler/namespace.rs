@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::blocked::Blocked;
+use super::cost::Cost;
 use super::refused::Refusals;
 use super::scans::Scans;
 use super::sockets::{Outcomes, Sockets};
@@ -85,8 +86,8 @@ pub(super) struct Namespace {
     rediscovery_ends: Duration,
     next_rediscovery: Duration,
     distance: u32,
-    /// CPU time of the last measured round; zero if it has no limit.
-    pub(super) cost: Duration,
+    /// Empty if it has no limit.
+    pub(super) cost: Cost,
     /// Rounds until the cost is measured again.
     until_measured: u32,
     /// Whether the last round was measured.
@@ -125,7 +126,7 @@ impl Namespace {
             rediscovery_ends: Duration::ZERO,
             next_rediscovery: Duration::ZERO,
             distance: entry.distance,
-            cost: Duration::ZERO,
+            cost: Cost::default(),
             until_measured: 0,
             was_measured: false,
             pace: scope.interval,
@@ -157,14 +158,14 @@ impl Namespace {
         root.clone_into(&mut self.slow.root);
     }
 
-    /// The minimum time between two of its rounds, from the cost of the last one.
+    /// The minimum time between two of its rounds, from the cost of the last ones.
     pub(super) fn least_pace(&self) -> Duration {
         let distance = if self.sockets.read_tables() {
             TABLE_DISTANCE
         } else {
             self.distance
         };
-        self.cost.saturating_mul(distance)
+        self.cost.mean().saturating_mul(distance)
     }
 
     /// Whether its next round is due, if rounds are `pace` apart. No round is omitted because the thread woke up late.
@@ -192,11 +193,11 @@ impl Namespace {
         self.was_measured = before.is_some();
         let is_idle = self.round_at_its_pace(started, late, distance, refusals, record);
         self.last_round = started;
-        self.cost = match before {
-            _ if !self.is_bounded() => Duration::ZERO,
-            Some(before) => cpu_time().saturating_sub(before),
-            None => self.cost,
-        };
+        if !self.is_bounded() {
+            self.cost.clear();
+        } else if let Some(before) = before {
+            self.cost.add(cpu_time().saturating_sub(before));
+        }
         is_idle
     }
 
