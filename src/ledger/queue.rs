@@ -303,7 +303,7 @@ impl Before {
         let mut left = self.drops.len().saturating_sub(readings.len() + REMEMBERED);
         if left > 0 {
             self.drops.retain(|(id, _)| {
-                let forget = left > 0 && !readings.iter().any(|reading| reading.id == *id);
+                let forget = left > 0 && !readings.iter().any(|reading| reading.id.may_be(*id));
                 left -= usize::from(forget);
                 !forget
             });
@@ -456,6 +456,20 @@ mod tests {
         }
         assert_eq!(state.totals().drops, Some(1000));
         assert_eq!(state.before.drops.len(), 1 + REMEMBERED);
+        // A table shows neither cookies nor drops.
+        let oldest = reading(state.before.drops[0].0.inode, 0, 5, 1);
+        let others = [reading(2000, 0, 5, 1), reading(2001, 0, 5, 1)];
+        observe(&mut state, 1000, &[oldest, others[0], others[1]]);
+        assert_eq!(state.totals().drops, Some(1002));
+        let id = SocketId::without_cookie(oldest.id.inode);
+        let by_table = Reading {
+            id,
+            drops: None,
+            ..oldest
+        };
+        observe(&mut state, 1001, &[by_table]);
+        observe(&mut state, 1002, &[oldest]);
+        assert_eq!(state.totals().drops, Some(1002));
     }
 
     #[test]

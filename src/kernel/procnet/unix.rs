@@ -53,6 +53,15 @@ pub struct UnixTable {
     imitations: Imitations,
 }
 
+/// Sockets that were counted in this read and the one before. If sockets are opened between two reads of a pass, the kernel continues with rows
+/// that it already printed. The set is no larger than that: what the kernel prints as an address has 32 random bits (`ptr_to_hashval`, lib/vsprintf.c),
+/// so that among thousands of sockets two can have the same.
+#[derive(Debug, Default)]
+struct Seen {
+    now: HashSet<u64>,
+    before: HashSet<u64>,
+}
+
 /// A row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row<'a> {
@@ -99,8 +108,7 @@ pub struct UnixPass {
     pub pending: HashMap<Vec<u8>, Pending>,
     /// Rows that could not be read.
     pub unreadable: u64,
-    /// Sockets that were counted. If rows change during the pass, the kernel prints others twice.
-    seen: HashSet<u64>,
+    seen: Seen,
     /// Lines that look like rows and were treated as parts of names.
     swallowed: HashSet<Vec<u8>>,
 }
@@ -154,6 +162,7 @@ impl UnixTable {
         loop {
             let space = self.buffer.get_mut(held..).unwrap_or_default();
             let length = read_at(&self.file, "unix", space, offset)?;
+            rows.pass.seen.next_read();
             offset += length as u64;
             let filled = self.buffer.get(..held + length).unwrap_or_default();
             let mut rest = filled;
@@ -187,7 +196,8 @@ impl UnixPass {
         self.listeners.retain(|_, sockets| !sockets.is_empty());
         self.listeners.values_mut().for_each(Vec::clear);
         self.unreadable = 0;
-        self.seen.clear();
+        self.seen.now.clear();
+        self.seen.before.clear();
         self.swallowed.clear();
     }
 
@@ -218,7 +228,7 @@ impl UnixPass {
         }
         if row
             .address
-            .is_some_and(|address| !self.seen.insert(address))
+            .is_some_and(|address| !self.seen.is_new(address))
         {
             return;
         }
@@ -241,6 +251,17 @@ impl UnixPass {
             pending.depth = pending.depth.saturating_add(1);
             pending.abandoned += u32::from(references == 0);
         }
+    }
+}
+
+impl Seen {
+    fn next_read(&mut self) {
+        std::mem::swap(&mut self.now, &mut self.before);
+        self.now.clear();
+    }
+
+    fn is_new(&mut self, address: u64) -> bool {
+        !self.before.contains(&address) && self.now.insert(address)
     }
 }
 
@@ -626,6 +647,15 @@ mod tests {
         let row = |address| pending_at(address, "/run/a");
         let table = [HEADER, &row(1), &row(2), &row(1), &row(3)].concat();
         assert_eq!(waiting(&read(table.as_bytes()), "/run/a"), (3, 0));
+    }
+
+    #[test]
+    fn sockets_far_apart_whose_addresses_are_printed_alike_count_as_two() {
+        let rows: String = (0..1000)
+            .map(|row| pending_at(row % 500, "/run/a"))
+            .collect();
+        let pass = read(format!("{HEADER}{rows}").as_bytes());
+        assert_eq!(waiting(&pass, "/run/a"), (1000, 0));
     }
 
     #[test]
