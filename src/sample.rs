@@ -22,8 +22,8 @@ pub struct Round {
     pub took: Duration,
     /// Whether it started over one interval late.
     pub late: bool,
-    /// The time between rounds, where it is longer than configured because a source costs too much.
-    pub distance: Option<Duration>,
+    /// The time until the next round, if it is longer than configured because a source costs too much.
+    pub pace: Option<Duration>,
     /// This process, in the rounds that read it; absent if procfs does not have it.
     pub process: Option<Option<ProcessFigures>>,
     /// Network namespaces beyond `--node.limit`; absent if only the exporter's own namespace is watched.

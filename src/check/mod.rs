@@ -250,18 +250,18 @@ fn wait(duration: Duration, interval: Duration, ledger: &Mutex<Ledger>) -> io::R
         if view.last_sample.is_some() && first.is_none() {
             first = Some(heads(view));
         }
-        view.last_sample
+        (view.last_sample, view.pace.unwrap_or(interval))
     };
     let mut errors = io::stderr();
     let progress = duration > LONG && errors.is_terminal();
     let mut shown = None;
     loop {
         let now = sampler::now();
-        let sampled = last();
+        let (sampled, pace) = last();
         if sampled.is_some_and(|at| at >= started + duration) {
             break;
         }
-        if now > started + duration + PATIENCE + interval * 2 {
+        if now > started + duration + PATIENCE + pace * 2 {
             return Err(io::Error::other(
                 "the kernel did not reply: no sampling round was completed",
             ));

@@ -131,7 +131,7 @@ impl App {
     /// The current time between rounds.
     fn pace(&self) -> Duration {
         let ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
-        ledger.view().distance.unwrap_or(self.interval)
+        ledger.view().pace.unwrap_or(self.interval)
     }
 
     /// The figures, the history of the queues from part `since` on, and the number of the next part.
@@ -182,7 +182,12 @@ async fn serve_metrics(State(app): State<Arc<App>>, headers: HeaderMap) -> Respo
 }
 
 async fn redirect_to_page(State(app): State<Arc<App>>) -> Response {
-    let page = format!("{}/", app.external_path);
+    let path = if app.external_path.is_empty() {
+        &app.prefix
+    } else {
+        &app.external_path
+    };
+    let page = format!("{path}/");
     (StatusCode::FOUND, [(LOCATION, page)]).into_response()
 }
 

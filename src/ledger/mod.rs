@@ -80,8 +80,8 @@ pub struct View {
     pub idle_listeners: Option<usize>,
     /// Start of the last round on the monotonic clock; absent before the first.
     pub last_sample: Option<Duration>,
-    /// The time between the last two rounds, if it is longer than configured.
-    pub distance: Option<Duration>,
+    /// The time between rounds after the last one, if it is longer than configured.
+    pub pace: Option<Duration>,
 }
 
 /// The figures of a network namespace.
@@ -173,7 +173,7 @@ impl Ledger {
                 hides_idle: false,
                 idle_listeners: None,
                 last_sample: None,
-                distance: None,
+                pace: None,
             },
             state: Vec::new(),
             accounts: Vec::new(),
@@ -235,7 +235,7 @@ impl Ledger {
         view.late_samples += u64::from(round.late);
         view.sample_duration.observe(round.took.as_secs_f64());
         view.last_sample = Some(round.at);
-        view.distance = round.distance;
+        view.pace = round.pace;
         view.ignored_namespaces = round.ignored_namespaces;
         if let Some(process) = round.process {
             view.process = process;

@@ -312,7 +312,7 @@ impl Sampler {
             at: started,
             took: now().saturating_sub(started),
             late,
-            distance: (pace > self.interval).then_some(pace),
+            pace: Some(self.pace()).filter(|pace| *pace > self.interval),
             process,
             ignored_namespaces: self.ignored_namespaces,
         });
@@ -567,6 +567,13 @@ mod tests {
         assert_eq!(view.listeners[0].presence, Presence::Unknown);
         let events: Vec<_> = ledger.take_events().collect();
         assert_eq!(events.len(), 4, "one line a source: {events:?}");
+
+        // With sock_diag, nobody needs the tables.
+        sampler.namespaces[0].sockets.allow();
+        sampler.round(Duration::from_mins(1), false, |news| {
+            news.record(&mut ledger);
+        });
+        assert!(ledger.view().sources.values().all(|source| source.up));
     }
 
     #[test]

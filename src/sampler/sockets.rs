@@ -1,4 +1,4 @@
-//! The listening sockets of the namespace: all are listed once a second, and the watched ones are read in every round.
+//! The listening sockets of the namespace: all are listed from time to time, and the watched ones are read in every round.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
@@ -335,13 +335,15 @@ impl Sockets {
             let listed = self.is_tried(self.unix_access).then(|| self.list_unix());
             let access = self.access(self.unix_access, listed.as_ref());
             let by_table = (access != Access::SockDiag).then(|| self.list_unix_table());
-            self.unix_access = access;
+            let before = std::mem::replace(&mut self.unix_access, access);
+            forget_table(Source::ProcNetUnix, before, access, outcomes);
             self.unix_failed = self.report_listing(Source::UnixDiag, listed, by_table, outcomes);
         }
         let listed = self.is_tried(self.tcp_access).then(|| self.list_tcp());
         let access = self.access(self.tcp_access, listed.as_ref());
         let by_table = (access != Access::SockDiag).then(|| self.list_tcp_table());
-        self.tcp_access = access;
+        let before = std::mem::replace(&mut self.tcp_access, access);
+        forget_table(Source::ProcNetTcp, before, access, outcomes);
         self.tcp_failed = self.report_listing(Source::InetDiag, listed, by_table, outcomes);
     }
 
@@ -910,6 +912,13 @@ fn table_reading(id: SocketId, depth: u32) -> Reading {
 
 fn report_table(source: Source, outcome: io::Result<()>, outcomes: &mut Outcomes) {
     outcomes.push((source, outcome.map_err(|error| error.to_string())));
+}
+
+/// A family that is read through `sock_diag` again needs no table. A failure of the table is over.
+fn forget_table(table: Source, before: Access, access: Access, outcomes: &mut Outcomes) {
+    if before != Access::SockDiag && access == Access::SockDiag {
+        outcomes.push((table, Ok(())));
+    }
 }
 
 /// The consequence of a denied source whose table can be read.

@@ -116,6 +116,23 @@ fn behind_a_proxy_everything_is_below_its_path() {
 }
 
 #[test]
+fn below_the_root_of_a_proxy_the_redirect_leads_to_the_prefix() {
+    let _namespace = Namespace::enter();
+    let exporter = Exporter::spawn_closed(Exporter::command(&[
+        "--web.external-url=https://queues.example",
+        "--web.route-prefix=/queues",
+    ]));
+    for path in ["/", "/queues"] {
+        let moved = exporter.get(path);
+        assert_eq!(
+            (moved.status, moved.header("location")),
+            (302, Some("/queues/")),
+            "{path}"
+        );
+    }
+}
+
+#[test]
 fn protection_holds_below_a_prefix_and_for_the_way_to_it() {
     let _namespace = Namespace::enter();
     let directory = directory();
