@@ -156,8 +156,9 @@ pub struct QueueReport {
     /// Depth divided by capacity, for the fullest socket.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub utilization: Option<f64>,
-    /// Whether a socket is full.
-    pub full: bool,
+    /// Whether a socket is full; absent if that depends on an unknown limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full: Option<bool>,
     /// The limit of each socket, if all have the same.
     #[serde(skip)]
     pub each: Option<u32>,
@@ -190,8 +191,9 @@ pub struct MemberReport {
     /// Limit of its queue.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub backlog: Option<u32>,
-    /// Whether it is full.
-    pub full: bool,
+    /// Whether it is full; absent if its limit is unknown.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub full: Option<bool>,
 }
 
 /// Totals.
@@ -301,6 +303,14 @@ impl ListenerReport {
     }
 }
 
+impl MemberReport {
+    /// Whether it is known to be full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full == Some(true)
+    }
+}
+
 impl QueueReport {
     /// The utilization or, if it is unknown, its lower bound.
     #[must_use]
@@ -315,8 +325,14 @@ impl QueueReport {
     #[must_use]
     pub fn only_full_member(&self) -> Option<MemberReport> {
         let mut waiting = self.members.iter().filter(|member| member.depth > 0);
-        let only = waiting.next().filter(|member| member.full)?;
+        let only = waiting.next().filter(|member| member.is_full())?;
         waiting.next().is_none().then_some(*only)
+    }
+
+    /// Whether a socket is known to be full.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full == Some(true)
     }
 
     /// Describes it.
@@ -339,7 +355,7 @@ impl QueueReport {
             inode: reading.id.inode,
             depth: reading.depth,
             backlog: reading.backlog,
-            full: reading.full(),
+            full: reading.backlog.map(|_| reading.full()),
         };
         let members: Vec<MemberReport> = match ledger.readings.as_slice() {
             [_] => Vec::new(),
@@ -355,7 +371,7 @@ impl QueueReport {
             capacity: ledger.capacity(),
             capacity_at_most: ledger.capacity_at_most(somaxconn),
             utilization: ledger.utilization(),
-            full: ledger.full(),
+            full: Some(ledger.full()).filter(|full| *full || ledger.capacity().is_some()),
             each,
             requested_backlog: requested,
             limit: match ledger.limit {

@@ -327,7 +327,11 @@ fn holders_of(inode: u32, findings: &Findings) -> Option<String> {
 /// Which sockets of a group are full, in words.
 fn full_members(queue: &QueueReport, findings: &Findings) -> String {
     let of = counted(queue.sockets as u64, "socket");
-    let full: Vec<_> = queue.members.iter().filter(|member| member.full).collect();
+    let full: Vec<_> = queue
+        .members
+        .iter()
+        .filter(|member| member.is_full())
+        .collect();
     match full.as_slice() {
         [one] => {
             let whose = holders_of(one.inode, findings);
@@ -409,7 +413,7 @@ fn crowding(
         } else if peak >= NEAR {
             note(Severity::Warning, Kind::NearlyFull, evidence, raise);
         }
-    } else if queue.full {
+    } else if queue.is_full() {
         let blocked = queue.blocked_connects.filter(|blocked| *blocked > 0);
         let sleeping = blocked.map_or(String::new(), |blocked| {
             let verb = if blocked == 1 { "waits" } else { "wait" };

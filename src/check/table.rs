@@ -186,7 +186,7 @@ fn row(listener: &ListenerReport, owner: Option<&Owner>, style: Style) -> Vec<St
         return row;
     };
     let colour = match () {
-        () if queue.full => Some(RED),
+        () if queue.is_full() => Some(RED),
         () if queue.utilization_at_least() >= Some(NEAR) => Some(YELLOW),
         () => None,
     };

@@ -40,7 +40,7 @@ pub(super) fn render(report: &Report, telemetry_path: &str) -> String {
     let full: Vec<&str> = report
         .listeners
         .iter()
-        .filter(|listener| listener.queue.as_ref().is_some_and(|queue| queue.full))
+        .filter(|listener| listener.queue.as_ref().is_some_and(QueueReport::is_full))
         .map(ListenerReport::title)
         .collect();
     let mut html = String::from(HEAD);
@@ -102,7 +102,7 @@ fn write_row(html: &mut String, listener: &ListenerReport) {
     };
     let (class, depth, waiting, figures) = if let Some(queue) = &listener.queue {
         (
-            if queue.full { "full" } else { "" },
+            if queue.is_full() { "full" } else { "" },
             (
                 queue.depth,
                 queue.capacity.or(queue.capacity_at_most).unwrap_or(1),
