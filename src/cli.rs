@@ -1,7 +1,7 @@
 //! The command line: flags with their environment variables, and a one-line error for an invalid one.
 
 use std::collections::BTreeSet;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,7 +10,9 @@ use axum::http::Uri;
 use clap::builder::ArgPredicate;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, ArgAction, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum,
+};
 use tracing::level_filters::LevelFilter;
 
 use crate::duration;
@@ -575,16 +577,29 @@ fn is_of_a_service(name: &str, value: &[u8]) -> bool {
         || after_port.any(|rest| rest.starts_with(|first: char| first.is_ascii_digit()))
 }
 
-/// Ignores empty and blank variables, which occur in env files and manifests.
+/// Ignores empty and blank variables, which occur in env files and manifests, and those that leave a flag off: it conflicts with no other.
 fn without_empty_variables(command: clap::Command) -> clap::Command {
-    let is_blank = |value: OsString| value.as_encoded_bytes().trim_ascii().is_empty();
-    let ignore = |argument: Arg| match argument.get_env() {
-        Some(name) if std::env::var_os(name).is_some_and(is_blank) => argument.env(None),
-        _ => argument,
+    let ignore = |argument: Arg| {
+        let value = argument.get_env().and_then(std::env::var_os);
+        let is_switch = matches!(argument.get_action(), ArgAction::SetTrue);
+        match value.as_deref() {
+            Some(value) if is_blank(value) || (is_switch && is_off(value)) => argument.env(None),
+            _ => argument,
+        }
     };
     command
         .mut_args(ignore)
         .mut_subcommands(|subcommand| subcommand.mut_args(ignore))
+}
+
+fn is_blank(value: &OsStr) -> bool {
+    value.as_encoded_bytes().trim_ascii().is_empty()
+}
+
+/// As `BoolishValueParser` reads it.
+fn is_off(value: &OsStr) -> bool {
+    let is = |word: &&str| value.eq_ignore_ascii_case(word);
+    ["n", "no", "f", "false", "off", "0"].iter().any(is)
 }
 
 fn from_environment(matches: &ArgMatches, id: &str) -> bool {
@@ -706,8 +721,8 @@ fn parse_check_duration(text: &str) -> Result<Duration, String> {
 }
 
 fn parse_telemetry_path(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
-    if !text.starts_with('/') || !text.chars().all(plain) || text.contains("//") {
+    let inner = text.strip_prefix('/');
+    if !inner.is_some_and(|inner| inner.is_empty() || inner.split('/').all(is_segment)) {
         return Err(
             "not a path that begins with / and contains only letters, digits and - . _ ~, as in /metrics"
                 .to_owned(),
@@ -719,6 +734,12 @@ fn parse_telemetry_path(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// Whether browsers and proxies leave a segment of a path as it is.
+fn is_segment(segment: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
+    !["", ".", ".."].contains(&segment) && segment.chars().all(plain)
+}
+
 /// The prefix without slashes at its end: empty for none.
 fn parse_route_prefix(text: &str) -> Result<String, String> {
     if ["", "/"].contains(&text) {
@@ -726,9 +747,6 @@ fn parse_route_prefix(text: &str) -> Result<String, String> {
     }
     let inner = text.strip_prefix('/').unwrap_or(text);
     let inner = inner.strip_suffix('/').unwrap_or(inner);
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._~".contains(c);
-    let is_segment =
-        |segment: &str| !["", ".", ".."].contains(&segment) && segment.chars().all(plain);
     if inner.split('/').all(is_segment) {
         Ok(format!("/{inner}"))
     } else {
@@ -873,6 +891,9 @@ mod tests {
             ),
             (&["--web.listen-address", "10128"], "as in :10128"),
             (&["--web.telemetry-path", "/{x}"], "as in /metrics"),
+            (&["--web.telemetry-path", "/a/../b"], "as in /metrics"),
+            (&["--web.telemetry-path", "/metrics/"], "as in /metrics"),
+            (&["--web.telemetry-path", "metrics"], "as in /metrics"),
             (&["--web.route-prefix", "/a//b"], "between single slashes"),
             (&["--web.route-prefix", "//"], "between single slashes"),
             (&["--web.route-prefix", "/a/../b"], "as in /queues"),

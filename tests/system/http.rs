@@ -280,6 +280,8 @@ fn several_listeners_can_come_from_the_environment() {
         ("WEB_LISTEN_ADDRESS", "127.0.0.1:0"),
         ("SAMPLE_INTERVAL", "5ms"),
         ("LOG_FORMAT", "logfmt"),
+        // Off, so it conflicts with no address.
+        ("WEB_SYSTEMD_SOCKET", "off"),
     ] {
         command.env(format!("LISTEN_QUEUE_EXPORTER_{name}"), value);
     }
