@@ -118,6 +118,8 @@ def measure(arguments):
         refusal = watchers[-1].refusal()
         if refusal:
             stage.processes.end(watchers.pop().child)
+        for watcher in watchers:
+            pause(watcher.pids())
         results = {watcher.name: [] for watcher in watchers}
         for number in range(WINDOWS):
             turn = number % len(watchers)

@@ -77,7 +77,10 @@ def parse_arguments():
     parser.add_argument("--only", type=lambda text: text.split(","), default=list(PARTS), help=f"some of {', '.join(PARTS)}")
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--shape", action="store_true")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.page and arguments.only != list(PARTS):
+        parser.error("--page needs all parts: the page has one date for all of its tables")
+    return arguments
 
 
 def absolute(path):
@@ -103,7 +106,8 @@ def versions(arguments):
         "nginx": ["nginx", "-v"],
         "raindrops": ["dpkg-query", "--show", "--showformat", "${Version}", "ruby-raindrops"],
     }
-    found = []
+    revision = subprocess.run(["git", "-C", ROOT, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True).stdout.strip()
+    found = [f"this project {revision or 'of unknown revision'}"]
     for name, command in commands.items():
         output = subprocess.run(command, capture_output=True, text=True)
         number = re.search(r"\d+(\.\d+)+", output.stdout + output.stderr)

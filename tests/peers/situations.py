@@ -261,12 +261,13 @@ def stuck_member(arguments):
         time.sleep(GROUP_CONNECTIONS * GROUP_DISTANCE + 2)
         stage.scrape()
         member = which_member(stage, stuck[0])
+        (worker,) = stuck[0].workers()
         stop()
         go_on(stage.workers(stuck))
         seen = stage.finish(key)
     table = table_of(key)
     table.notes = ["Of the stuck socket. This project and promenade's method report both sockets together, raindrops one of them."]
-    table.put("what happened", [GROUP_BACKLOG + 1, GROUP_BACKLOG, True, f"gunicorn, process {stuck[0].child.pid}"])
+    table.put("what happened", [GROUP_BACKLOG + 1, GROUP_BACKLOG, True, f"gunicorn, process {worker}"])
     for name, found in seen.items():
         table.put(name, [depth(found), found.get("limit"), full(found), member.get(name)])
     return table
@@ -274,7 +275,7 @@ def stuck_member(arguments):
 
 def which_member(stage, stuck):
     """Whether the tools that name processes name the one that hangs."""
-    pids = {stuck.child.pid, *stuck.workers()}
+    pids = set(stuck.workers())
     found = {}
     exporter = stage.tools[0]
     command = [stage.arguments.exporter, "check", "--format", "json", "--listener", f"{tools.APP}=tcp:{stage.watched}"]
