@@ -1,7 +1,8 @@
 //! `/proc/net/tcp` and `tcp6`: the depth of TCP listeners.
 //!
 //! Listening sockets come first (`tcp_seq_start`, tcp_ipv4.c). After the last of them the kernel walks the table of the whole host for
-//! the next connection. Reading therefore ends with the last row that is needed.
+//! the next connection. Reading therefore ends with the last row that is needed, and no read only asks whether the table is over. The kernel looks for
+//! the row after each that it prints (`seq_read_iter`, seq_file.c): if the last listening socket is needed, one walk cannot be avoided.
 
 use std::fs::File;
 use std::io;
@@ -16,6 +17,8 @@ use crate::kernel::inet::Family;
 const STEP: usize = 1024;
 /// No row is longer.
 const LONGEST_ROW: usize = 512;
+/// The kernel prints no more than a page at a time.
+const PAGE: usize = 4096;
 /// `TCP_LISTEN`, as the table prints it.
 const LISTEN: u64 = 10;
 
@@ -84,8 +87,9 @@ impl TcpTable {
             } else {
                 STEP
             };
+            let step = step.clamp(1, 64 * STEP);
             let held = self.buffer.len();
-            self.buffer.resize(held + step.clamp(1, 64 * STEP), 0);
+            self.buffer.resize(held + step, 0);
             let space = self.buffer.get_mut(held..).unwrap_or_default();
             let length = read_at(&self.file, self.name, space, offset as u64)?;
             self.buffer.truncate(held + length);
@@ -111,7 +115,9 @@ impl TcpTable {
                     return Ok(unreadable);
                 }
             }
-            if length == 0 {
+            // The kernel had space for another row.
+            let is_end = length < step && step + LONGEST_ROW <= PAGE;
+            if length == 0 || is_end {
                 return Ok(unreadable);
             }
             let mut held = rest.len();
@@ -219,6 +225,23 @@ mod tests {
         let expected = [row("127.0.0.1:8080", 3, 10901), row("[::1]:80", 3, 10901)];
         assert_eq!(read(table.as_bytes(), 9), (expected.to_vec(), 0));
         assert_eq!(read(table.as_bytes(), 1), (expected[..1].to_vec(), 0));
+    }
+
+    #[test]
+    fn a_read_that_has_space_left_is_the_last_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tcp");
+        let table = [HEADER, LISTENING, ""].join("\n");
+        std::fs::write(&path, &table).unwrap();
+        let mut reader = TcpTable::open(directory.path(), Family::V4).unwrap();
+        let mut rows = 0;
+        let unreadable = reader.read(|_| {
+            rows += 1;
+            // Another read would find it.
+            std::fs::write(&path, [&table, LISTENING, "\n"].concat()).unwrap();
+            ControlFlow::Continue(())
+        });
+        assert_eq!((rows, unreadable.unwrap()), (1, 0));
     }
 
     #[test]
