@@ -273,7 +273,7 @@
           }, 'listen_queue_depth'),
           'critical',
           'The accept queue of %s does not move (%s%s waiting)' % [where, number, of_size],
-          'Connections wait, and none was accepted for %s. The workers are stuck.' % c.stuckWindow
+          '{{ if $labels.capacity }}Connections wait, and none was accepted for %s. The workers are stuck.{{ else }}The depth has been at its peak for %s. Either the workers are stuck, or the queue is full: its limit is unknown.{{ end }}' % [c.stuckWindow, c.unagedWindow]
         ),
         alert(
           'ListenQueueFull',
