@@ -136,7 +136,10 @@ def measure(arguments):
         rate, p50, p99, p999 = (statistics.median(column) for column in zip(*windows))
         lowest, highest = (bound(window[2] for window in windows) / 1e3 for bound in (min, max))
         cells = [rate, p50 / 1e3, p99 / 1e3, f"{lowest:.1f} to {highest:.1f}", p999 / 1e3]
-        table.put(name, [*cells, None if name == Watcher.name else p99 <= max(alone)])
+        is_within = p99 <= max(alone)
+        table.put(name, [*cells, None if name == Watcher.name else is_within])
+        if name.startswith("this project") and not is_within:
+            table.missed.append(f"beside {name} the p99 of the application is {p99 / 1e3:.1f} us, above the {max(alone) / 1e3:.1f} us with nothing")
     if refusal:
         table.put(OursWithEbpf.name, [refusal, None, None, None, None, None])
     table.notes = [f"Medians of {WINDOWS} windows of {WINDOW:g} s, in turn."]

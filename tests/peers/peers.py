@@ -5,6 +5,7 @@
 
 Everything runs in network and process namespaces of its own. Every cell comes from a program's own output in this run, which is kept in
 target/bench-peers, or from what the kernel accounts to it. With --page the tables of that page are written anew.
+The exit code is 1 if a scrape or the application is worse off than promised.
 
     peers.py --short         one burst and two tools, in seconds: the exporter reports its peak, and ss before and after it nothing
     peers.py --shape         prints which columns and rows each table has
@@ -65,6 +66,9 @@ def main():
     print(f"\n{measured}")
     if arguments.page:
         write_page(arguments.page, {"machine": textwrap.fill(measured, 150), **{table.key: table.markdown() for table in tables}})
+    missed = [bar for table in tables for bar in table.missed]
+    if missed:
+        sys.exit("\n".join(f"MISSED: {bar}" for bar in missed))
 
 
 def parse_arguments():

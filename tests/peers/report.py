@@ -14,6 +14,8 @@ class Table:
     names: list
     rows: dict = dataclasses.field(default_factory=dict)
     notes: list = dataclasses.field(default_factory=list)
+    # What is worse than promised.
+    missed: list = dataclasses.field(default_factory=list)
 
     def put(self, name, cells):
         assert name in self.names and len(cells) == len(self.headings) - 1, (self.key, name, cells)
