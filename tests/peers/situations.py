@@ -179,9 +179,14 @@ def connect_to_all(servers, count):
     for server in servers:
         for _ in range(count):
             try:
-                clients.append(connected(server.address))
+                client = connected(server.address)
             except BlockingIOError:
                 refused += 1
+                continue
+            # uWSGI's connections wait in the queue only once they have sent something (TCP_DEFER_ACCEPT).
+            if client.family == socket.AF_INET:
+                client.sendall(b"G")
+            clients.append(client)
     return clients, refused
 
 
@@ -227,7 +232,7 @@ def short_burst(arguments, transport):
         stage.scrape()
         seen = stage.finish(key)
     table = table_of(key)
-    table.notes = [f"A tool that reads the queue once a second observes a burst of {SHORT * 1000:.0f} ms in one of {1 / SHORT:.0f} cases."]
+    table.notes = [f"A tool that reads the queue once a second observes a burst of {SHORT * 1000:.0f} ms in one of {1 / SHORT:.0f} cases, and --node, which reads it each 50 ms, in two of five."]
     table.put("what happened", [SOMAXCONN + 1, SOMAXCONN, f"{lasted:.3f} s", f"{lasted:.3f} s at least"])
     for name, found in seen.items():
         table.put(name, [depth(found), found.get("limit"), full(found), wait_of(found)])
