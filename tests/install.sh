@@ -110,7 +110,7 @@ build() {
 }
 packages() {
   need_cargo
-  apt lintian man-db xz-utils
+  apt fish lintian man-db xz-utils
   build cargo-deb@3.8.0
 }
 rpm() {

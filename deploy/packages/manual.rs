@@ -40,12 +40,38 @@ pub(crate) fn write(directory: &Path) -> io::Result<()> {
     }
     let mut command = Flags::command().disable_help_subcommand(true);
     command.build();
+    let fish = directory.join(format!("{NAME}.fish"));
+    let script = without_argparse(&fs::read_to_string(&fish)?, &command)?;
+    fs::write(fish, script)?;
     for page in std::iter::once(&command).chain(command.get_subcommands()) {
         let page = page.clone().mut_args(move_long_default);
         let name = page.get_display_name().unwrap_or(NAME).to_owned();
         fs::write(directory.join(format!("{name}.1")), render(page)?)?;
     }
     Ok(())
+}
+
+/// Replaces the conditions of the completions for fish: its argparse knows no flag with a dot. A subcommand can only be the first word.
+fn without_argparse(script: &str, command: &Command) -> io::Result<String> {
+    let conditions = script.split_once("\ncomplete ");
+    let (_, completions) = conditions.ok_or(io::ErrorKind::InvalidData)?;
+    let function = format!("function __fish_{}", NAME.replace('-', "_"));
+    let subcommands = command.get_subcommands().map(Command::get_name);
+    let subcommands: Vec<_> = subcommands.chain(["help"]).collect();
+    Ok(format!(
+        "{function}_needs_command
+    set -l words (commandline -opc)
+    not contains -- \"$words[2]\" {}
+end
+
+{function}_using_subcommand
+    set -l words (commandline -opc)
+    test \"$words[2]\" = \"$argv[1]\"
+end
+
+complete {completions}",
+        subcommands.join(" ")
+    ))
 }
 
 fn render(command: Command) -> io::Result<String> {

@@ -126,6 +126,35 @@ fn manual_pages_and_completions_name_every_flag() {
     assert!(seen > 30, "{seen} flags");
 }
 
+#[test]
+fn fish_completes_every_flag() {
+    let directory = tempfile::tempdir().unwrap();
+    manual::write(directory.path()).unwrap();
+    let script = directory.path().join(format!("{NAME}.fish"));
+    let command = Flags::command();
+    let check = command.find_subcommand("check").unwrap();
+    for (command, words) in [
+        (&command, NAME.to_owned()),
+        (check, format!("{NAME} check")),
+    ] {
+        let mut fish = packaging_tool("fish");
+        fish.env("HOME", directory.path()).arg("--no-config");
+        let source = script.display();
+        fish.arg("--command").arg(format!(
+            "source {source}; complete --do-complete '{words} --'"
+        ));
+        let offered = program::run(&mut fish);
+        let offered: BTreeSet<_> = offered
+            .lines()
+            .filter_map(|line| line.split('\t').next())
+            .collect();
+        for flag in command.get_arguments() {
+            let flag = format!("--{}", flag.get_long().unwrap());
+            assert!(offered.contains(flag.as_str()), "{words}: no {flag}");
+        }
+    }
+}
+
 /// The dots of a flag stand for themselves.
 fn regex_escape(flag: &str) -> String {
     flag.replace('.', r"\.")
