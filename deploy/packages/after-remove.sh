@@ -5,3 +5,9 @@ if [ -d /run/systemd/system ]; then
     systemctl try-restart listen-queue-exporter.service || :
   fi
 fi
+if [ "$1" -eq 0 ]; then
+  # cargo-generate-rpm cannot list directories, so rpm does not remove them.
+  for directory in doc/listen-queue-exporter/docs doc/listen-queue-exporter/examples doc/listen-queue-exporter licenses/listen-queue-exporter; do
+    rmdir "/usr/share/$directory" 2>/dev/null || :
+  done
+fi

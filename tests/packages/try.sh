@@ -164,6 +164,7 @@ an_rpm() {
   is_gone "/usr/bin/$name"
   is_gone "/etc/systemd/system/multi-user.target.wants/$name.service"
   in_system grep -q 10129 "$settings.rpmsave" || fail "erasing it took the changed settings"
+  is "files that are left" "$settings.rpmnew $settings.rpmsave" "$(echo $(in_system find /etc /usr -xdev -name "*$name*" | sort))"
 }
 
 # The rpm holds the same files as the deb, but for what belongs to one of them.
