@@ -106,8 +106,10 @@ fn the_image_runs_without_a_network_a_capability_or_a_place_to_write() {
 struct Application(String);
 
 impl Application {
+    /// As another user than that of the image.
     fn start(podman: &Podman) -> Self {
-        let id = podman.run(&["run", "--detach", "--network=none", &exporter_image()]);
+        let run = ["run", "--detach", "--network=none", "--user=1000:1000"];
+        let id = podman.run(&[&run[..], &[&exporter_image()]].concat());
         Self(id.trim().to_owned())
     }
 }
@@ -122,21 +124,14 @@ fn check_runs_in_a_container_of_its_own_beside_one_without_preparation() {
     // As docker run --network container:NAME.
     let printed = podman.run(&["run", "--rm", &network, &image, "check"]);
     assert!(printed.contains(&format!("tcp:[::]:{PORT}")), "{printed}");
-    // As kubectl debug --target: the processes are shared, too, so that the owner is seen.
-    let debug = [
-        "run",
-        "--rm",
-        &network,
-        &processes,
-        "--entrypoint=/listen-queue-exporter",
-        &image,
-        "check",
-    ];
-    let printed = podman.run(&debug);
-    assert!(
-        printed.contains("listen-queue-exporter 1") || printed.contains("listen-queue-e"),
-        "{printed}"
-    );
+    // As kubectl debug --target: the processes are shared, too, so that their user sees the owner, and nobody else does.
+    for (user, is_seen) in [("1000:1000", true), ("65532:65532", false)] {
+        let user = format!("--user={user}");
+        let entrypoint = "--entrypoint=/listen-queue-exporter";
+        let debug = ["run", "--rm", &network, &processes, &user, entrypoint];
+        let printed = podman.run(&[&debug[..], &[&image, "check"]].concat());
+        assert_eq!(printed.contains("listen-queue-e"), is_seen, "{printed}");
+    }
     // From the host, without an image.
     let process = podman.run(&["inspect", "--format={{.State.Pid}}", &application.0]);
     let mut nsenter = program::command("nsenter");
