@@ -721,8 +721,10 @@ fn parse_check_duration(text: &str) -> Result<Duration, String> {
 }
 
 fn parse_telemetry_path(text: &str) -> Result<String, String> {
-    let inner = text.strip_prefix('/');
-    if !inner.is_some_and(|inner| inner.is_empty() || inner.split('/').all(is_segment)) {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
+    // Clients resolve these before they send a request.
+    let is_relative = text.split('/').any(|part| [".", ".."].contains(&part));
+    if !text.starts_with('/') || !text.chars().all(plain) || text.contains("//") || is_relative {
         return Err(
             "not a path that begins with / and contains only letters, digits and - . _ ~, as in /metrics"
                 .to_owned(),
@@ -765,7 +767,9 @@ fn parse_external_url(text: &str) -> Result<ExternalUrl, String> {
     else {
         return Err(refuse());
     };
-    if authority.host().is_empty() || text.contains(['@', '?', '#']) {
+    let has_port = authority.as_str().len() > authority.host().len();
+    let is_port_wrong = has_port && authority.port_u16().is_none();
+    if authority.host().is_empty() || is_port_wrong || text.contains(['@', '?', '#']) {
         return Err(refuse());
     }
     Ok(ExternalUrl {
@@ -892,7 +896,6 @@ mod tests {
             (&["--web.listen-address", "10128"], "as in :10128"),
             (&["--web.telemetry-path", "/{x}"], "as in /metrics"),
             (&["--web.telemetry-path", "/a/../b"], "as in /metrics"),
-            (&["--web.telemetry-path", "/metrics/"], "as in /metrics"),
             (&["--web.telemetry-path", "metrics"], "as in /metrics"),
             (&["--web.route-prefix", "/a//b"], "between single slashes"),
             (&["--web.route-prefix", "//"], "between single slashes"),
@@ -909,6 +912,10 @@ mod tests {
             (&["--web.external-url", "https://a/b#c"], "or a fragment"),
             (&["--web.external-url", "https://u@a/b"], "without a user"),
             (&["--web.external-url", "https://a/b%20c"], "as in /queues"),
+            (&["--web.external-url", "https://a:b/c"], "is not a URL"),
+            (&["--web.external-url", "https://a:65536"], "is not a URL"),
+            (&["--web.telemetry-path", "/.."], "as in /metrics"),
+            (&["--web.telemetry-path", "/a/./b"], "as in /metrics"),
             (
                 &["--web.systemd-socket", "--web.listen-address", ":1"],
                 "cannot be used with",
