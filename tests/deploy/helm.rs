@@ -617,6 +617,14 @@ fn a_value_that_does_not_exist_or_has_another_type_is_refused() {
         (json!({"nod": {}}), "nod"),
         (json!({"node": {"access": "some"}}), "access"),
         (json!({"node": {"extraArgs": "--node.idle"}}), "extraArgs"),
+        (
+            json!({"node": {"extraArgs": ["--web.route-prefix=/q"]}}),
+            "/node/extraArgs/0",
+        ),
+        (
+            json!({"sidecar": {"extraArgs": ["--web.listen-address=:9000"]}}),
+            "/sidecar/extraArgs/0",
+        ),
         (json!({"image": {"digest": "latest"}}), "digest"),
         (
             json!({"prometheusRule": {"thresholds": {"nearlyFull": 75}}}),
