@@ -605,6 +605,35 @@ mod tests {
         );
     }
 
+    #[test]
+    fn the_table_of_a_family_without_a_listener_is_read_when_its_sock_diag_is_tried() {
+        let (mut sampler, ..) = sampler_of("family");
+        sampler.namespaces[0].sockets.deny();
+        let mut reads = Vec::new();
+        for second in 0..65 {
+            round(&mut sampler, second * 1000, |sample| {
+                let tcp = |(source, _): &&(Source, _)| *source == Source::ProcNetTcp;
+                reads.extend(sample.outcomes.iter().filter(tcp).map(|_| second));
+            });
+        }
+        assert_eq!(reads, [0, 30, 60]);
+    }
+
+    #[test]
+    fn who_waits_for_the_next_round_knows_at_once_that_it_is_far_away() {
+        let (mut sampler, ..) = sampler_of("far");
+        let procfs = tempfile::tempdir().unwrap();
+        std::fs::create_dir(procfs.path().join("net")).unwrap();
+        let row = format!("{ROW} 00000003 00000000 00000000 0001 03 12345\n");
+        let table = "header\n".to_owned() + &row.repeat(50_000);
+        std::fs::write(procfs.path().join("net/unix"), table).unwrap();
+        sampler.namespaces[0].sockets = Sockets::new(Way::Outside, procfs.path(), false);
+        let mut ledger = Ledger::new(Duration::from_millis(10), Duration::from_mins(1));
+        sampler.round(Duration::ZERO, false, |news| news.record(&mut ledger));
+        assert!(sampler.pace() > sampler.interval);
+        assert_eq!(ledger.view().pace, Some(sampler.pace()));
+    }
+
     fn of_share(share: String) -> crate::sample::Namespace {
         crate::sample::Namespace {
             share,

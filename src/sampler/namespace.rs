@@ -303,7 +303,9 @@ impl Namespace {
 
     fn list(&mut self, unix_is_known: bool) {
         let sample = &mut self.sample;
-        self.sockets.list(&mut sample.outcomes, unix_is_known);
+        let wanted = self.watcher.wanted();
+        self.sockets
+            .list(&mut sample.outcomes, unix_is_known, wanted);
         self.watcher
             .resolve(&mut self.sockets, self.somaxconn, sample);
     }

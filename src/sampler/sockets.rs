@@ -56,6 +56,14 @@ pub(super) struct Sockets {
     clients: Vec<u32>,
 }
 
+/// The families of which there may be a listener to watch. The table of another one need not be read each second, which costs milliseconds on a
+/// busy machine: it is read together with the next attempt of its `sock_diag`.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub unix: bool,
+    pub tcp: bool,
+}
+
 /// Where a family is read from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
@@ -327,17 +335,21 @@ impl Sockets {
         self.report(Source::UnixDiag, outcome.map(|_| ()), outcomes);
     }
 
-    /// Lists every listening socket of the namespace; unix sockets only if the listing could differ from the last one.
-    pub(super) fn list(&mut self, outcomes: &mut Outcomes, unix_is_known: bool) {
+    /// Lists every listening socket of the namespace that is `wanted`, of the others what `sock_diag` lists; unix sockets only if the listing could
+    /// differ from the last one.
+    pub(super) fn list(&mut self, outcomes: &mut Outcomes, unix_is_known: bool, wanted: Wanted) {
         if unix_is_known && self.unix_access == Access::SockDiag && !self.unix_failed {
             self.keep_unix();
-        } else {
+        } else if wanted.unix || self.unix_failed || self.is_tried(self.unix_access) {
             let listed = self.is_tried(self.unix_access).then(|| self.list_unix());
             let access = self.access(self.unix_access, listed.as_ref());
             let by_table = (access != Access::SockDiag).then(|| self.list_unix_table());
             let before = std::mem::replace(&mut self.unix_access, access);
             forget_table(Source::ProcNetUnix, before, access, outcomes);
             self.unix_failed = self.report_listing(Source::UnixDiag, listed, by_table, outcomes);
+        }
+        if !(wanted.tcp || self.tcp_failed || self.is_tried(self.tcp_access)) {
+            return;
         }
         let listed = self.is_tried(self.tcp_access).then(|| self.list_tcp());
         let access = self.access(self.tcp_access, listed.as_ref());

@@ -9,7 +9,7 @@ use super::blocked::Blocked;
 use super::node::Node;
 use super::refused::{Refusals, Target};
 use super::scans::Scans;
-use super::sockets::Sockets;
+use super::sockets::{Sockets, Wanted};
 use crate::kernel::SocketId;
 use crate::kernel::inet::Bound;
 use crate::kernel::mount::{Resolver, Unresolved};
@@ -108,6 +108,21 @@ impl Watcher {
         self.watched.fetch_add(listeners, Ordering::Relaxed);
         self.watched
             .fetch_sub(self.members.len(), Ordering::Relaxed);
+    }
+
+    /// The families that listeners may be found in.
+    pub(super) fn wanted(&self) -> Wanted {
+        let (Watch::Configured(listeners) | Watch::Selected(listeners)) = &*self.watch else {
+            return Wanted {
+                unix: true,
+                tcp: true,
+            };
+        };
+        let is_unix = |listener: &Listener| matches!(listener.address, Address::Unix(_));
+        Wanted {
+            unix: listeners.iter().any(is_unix),
+            tcp: !listeners.iter().all(is_unix),
+        }
     }
 
     /// Whether a listing of unix sockets would find the same as the last one: each unix listener is configured and has one socket, which every
