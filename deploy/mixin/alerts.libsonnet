@@ -17,11 +17,12 @@
   local recent(metric) = 'last_over_time(%s[%s])' % [metric, c.window],
 
   // The increase of a counter. Where the series did not exist a window ago, it is the whole value if the exporter started later, and what is above the
-  // last value of the hour before if it did not: a listener that comes back continues its counters. `own` are the series that began with the exporter.
-  local increase(counter, own) =
+  // last value of the hour before if it did not: a listener that comes back continues its counters. `own` are the series that began with the exporter. `unknown`
+  // excludes those that existed all the time but could not be read.
+  local increase(counter, own, unknown) =
     local args = {
       metric: series(counter),
-      new: '(%s unless %s offset %s)' % [recent(series(counter)), series(counter), c.window],
+      new: '(%s unless %s offset %s%s)' % [recent(series(counter)), series(counter), c.window, unknown],
       newOwn: '(%s unless %s offset %s)' % [recent(series(counter, own)), series(counter), c.window],
       recent: recent(series(counter)),
       window: c.window,
@@ -173,7 +174,17 @@
             'listen_queue_refused_connects_total'
           )
         ),
-        record(full, sized($.increase('listen_queue_full_seconds_total'), 'listen_queue_full_seconds_total')),
+        record(
+          full,
+          sized(
+            $.increase(
+              'listen_queue_full_seconds_total',
+              // Without sock_diag the limit can be unknown for hours. What was counted before that is no news when it is known again.
+              unknown=' unless on (%s) %s offset %s == 1' % [listener, series('listen_queue_listener_up'), c.window]
+            ),
+            'listen_queue_full_seconds_total'
+          )
+        ),
         alert(
           'ListenQueueConnectionsRefused',
           |||
@@ -478,5 +489,5 @@
       ),
     }],
   },
-  increase:: function(counter, own='') std.strReplace(increase(counter, own), c.window + '_SECONDS', '' + seconds(c.window)),
+  increase:: function(counter, own='', unknown='') std.strReplace(increase(counter, own, unknown), c.window + '_SECONDS', '' + seconds(c.window)),
 }

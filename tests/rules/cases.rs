@@ -192,7 +192,15 @@ fn of_full_queues() -> Vec<Case> {
             .series(full(), from(START, 20.0))
             .fires_soon(START, &[REFUSED])
             .fires(START + 600, &[]),
-        unix("a series that was full at its first scrape, in a pod that was scraped before")
+        case("a listener that was full at its first scrape, in a pod that was scraped before")
+            .series(
+                listener("info", "family=\"unix\",address=\"x\",limit=\"kernel\""),
+                always(1.0),
+            )
+            .series(listener("listener_up", ""), born(START, 1.0))
+            .series(listener("listener_sockets", ""), born(START, 1.0))
+            .series(listener("backlog", ""), born(START, 128.0))
+            .series(listener("capacity", ""), born(START, 129.0))
             .series(full(), born(START, 2.0))
             .fires(START - 8, &[])
             .fires_soon(START, &[FULL])
@@ -381,6 +389,15 @@ fn of_overflows_and_peaks() -> Vec<Case> {
             .fires(START - 8, &[])
             .fires_soon(START, &[MAY_BE_FULL])
             .fires(START + 600, &[]),
+        unix("the limit was unknown for hours, and what was counted before is shown again")
+            .series(full(), born(START, 100.0))
+            .fires(START - 8, &[])
+            .fires_soon(START, &[])
+            .fires(START + 120, &[]),
+        unix("the limit becomes known, and the queue is full from then on")
+            .series(full(), |at| at.checked_sub(START).map(f64::from))
+            .fires(START - 8, &[])
+            .fires(START + 200, &[REFUSED]),
         Case::new("the limit is unknown, and two replicas of Prometheus")
             .exporter(",prometheus_replica=\"0\"", 0)
             .exporter(",prometheus_replica=\"1\"", 0)
