@@ -15,6 +15,7 @@ typedef long long __s64;
 enum { BPF_MAP_TYPE_ARRAY = 2, BUCKETS = 18 };
 
 #include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
 #include <bpf/bpf_tracing.h>
 
 #define OF_THE_KERNEL __attribute__((preserve_access_index))
@@ -38,11 +39,14 @@ struct {
 } depths SEC(".maps");
 
 SEC("fexit/unix_find_other")
-int BPF_PROG(found, struct net *net, struct sockaddr_un *address, int length, int type, int flags, struct sock *other) {
+int BPF_PROG(found, struct net *net, struct sockaddr_un *address) {
   const char path[] = WATCHED;
   for (unsigned i = 0; i < sizeof path; i++)
     if (address->sun_path[i] != path[i]) return 0;
-  __u32 depth = other->sk_receive_queue.qlen, bucket = 0;
+  // How many arguments come before what it returned depends on the kernel: since Linux 6.16 there is one more.
+  __u64 other;
+  if (bpf_get_func_ret(ctx, &other) != 0) return 0;
+  __u32 depth = BPF_CORE_READ((struct sock *)other, sk_receive_queue.qlen), bucket = 0;
   while (bucket < BUCKETS - 1 && (1u << bucket) <= depth) bucket++;
   __u64 *count = bpf_map_lookup_elem(&depths, &bucket);
   if (count) __sync_fetch_and_add(count, 1);
