@@ -31,6 +31,25 @@ fn the_exporter_reports_the_peak_of_a_burst_between_two_runs_of_ss_that_show_an_
 }
 
 #[test]
+fn the_readme_and_the_page_name_ss_with_the_options_that_were_measured() {
+    let read = |file: &str| std::fs::read_to_string(Path::new(ROOT).join(file)).unwrap();
+    let tools = read("tests/peers/tools.py");
+    let (_, rest) = tools.split_once("command = (\"ss\", \"").unwrap();
+    let (options, _) = rest.split_once('"').unwrap();
+    // Without headings, and a row on one line.
+    let name = format!("`ss {}`", options.strip_suffix("HO").unwrap());
+    for file in ["README.md", "docs/performance.md"] {
+        let text = read(file);
+        assert!(text.contains(&name), "{file}: {name}");
+        assert_eq!(
+            text.matches("`ss -").count(),
+            text.matches(&name).count(),
+            "{file}"
+        );
+    }
+}
+
+#[test]
 fn the_tables_of_the_page_are_those_of_the_command() {
     let tables: Value = serde_json::from_str(&peers(&["--shape"])).unwrap();
     let page = std::fs::read_to_string(Path::new(ROOT).join("docs/performance.md")).unwrap();
