@@ -30,6 +30,40 @@ fn the_exporter_reports_the_peak_of_a_burst_between_two_runs_of_ss_that_show_an_
     assert!(shown.contains("ss before and after it {'depth': 0, 'limit': 40, 'full': False}"));
 }
 
+/// Three programs, and how often others than the one whose turn it is are not stopped.
+const TURNS: &str = "
+import pathlib, subprocess, sys
+sys.path.insert(0, sys.argv[1])
+from processes import in_turn
+
+class Contestant:
+    def __init__(self):
+        self.child = subprocess.Popen(['sleep', '60'])
+    def pids(self):
+        return [self.child.pid]
+    def is_stopped(self):
+        return pathlib.Path(f'/proc/{self.child.pid}/stat').read_text().rpartition(')')[2].split()[0] == 'T'
+
+contestants = [Contestant() for _ in range(3)]
+turns = [(contestants.index(one), [other.is_stopped() for other in contestants]) for one in in_turn(contestants, 2, 0)]
+for one in contestants:
+    one.child.kill()
+print(turns == [(who, [other != who for other in range(3)]) for who in (0, 1, 2, 1, 2, 0)])
+";
+
+#[test]
+fn from_the_first_window_on_one_program_runs_and_the_others_are_stopped() {
+    let output = Command::new("python3")
+        .args(["-c", TURNS, &format!("{ROOT}/tests/peers")])
+        .output()
+        .expect("python3 is missing: tests/install.sh base");
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "True\n",
+        "{output:?}"
+    );
+}
+
 #[test]
 fn the_readme_and_the_page_name_ss_with_the_options_that_were_measured() {
     let read = |file: &str| std::fs::read_to_string(Path::new(ROOT).join(file)).unwrap();

@@ -4,11 +4,10 @@ import re
 import statistics
 import subprocess
 import threading
-import time
 import urllib.request
 
 import tools
-from processes import family, go_on, pause
+from processes import family, in_turn
 from report import Table
 from servers import Gunicorn, get
 from situations import Stage
@@ -121,15 +120,10 @@ def measure(arguments):
         for watcher in watchers:
             pause(watcher.pids())
         results = {watcher.name: [] for watcher in watchers}
-        for number in range(WINDOWS):
-            turn = number % len(watchers)
-            for watcher in watchers[turn:] + watchers[:turn]:
-                go_on(watcher.pids())
-                time.sleep(SETTLE)
-                traffic.stdin.write(f"{WINDOW}\n")
-                traffic.stdin.flush()
-                results[watcher.name].append([float(word) for word in traffic.stdout.readline().split()])
-                pause(watcher.pids())
+        for watcher in in_turn(watchers, WINDOWS, SETTLE):
+            traffic.stdin.write(f"{WINDOW}\n")
+            traffic.stdin.flush()
+            results[watcher.name].append([float(word) for word in traffic.stdout.readline().split()])
     (table,) = empty()
     alone = [window[2] for window in results[Watcher.name]]
     for name, windows in results.items():

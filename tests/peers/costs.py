@@ -9,7 +9,7 @@ import time
 import urllib.request
 
 import tools
-from processes import cpu, family, go_on, hold, parse_calls, pause, resident_mb, sleeps, spent_on_children, system_calls
+from processes import cpu, family, go_on, hold, in_turn, parse_calls, pause, resident_mb, sleeps, spent_on_children, system_calls
 from report import Table
 from servers import Gunicorn, get
 from situations import SOMAXCONN, Stage, all_servers
@@ -332,17 +332,9 @@ def costs(arguments):
 
 def measure_in_turn(contestants):
     """The processor time of a sample in each window: one contestant runs, the others are stopped."""
-    # The servers are contestants, too, and run on until their window.
-    for contestant in contestants:
-        pause(contestant.pids())
     windows = {type(contestant): [] for contestant in contestants}
-    for number in range(WINDOWS):
-        turn = number % len(contestants)
-        for contestant in contestants[turn:] + contestants[:turn]:
-            go_on(contestant.pids())
-            time.sleep(SETTLE)
-            windows[type(contestant)].append(contestant.window())
-            pause(contestant.pids())
+    for contestant in in_turn(contestants, WINDOWS, SETTLE):
+        windows[type(contestant)].append(contestant.window())
     return windows
 
 

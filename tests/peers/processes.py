@@ -108,6 +108,19 @@ def go_on(pids):
         send(pid, signal.SIGCONT)
 
 
+def in_turn(contestants, windows, settle):
+    """Yields each contestant in each window, in an order that changes. It alone runs: the others are stopped, from the first window on."""
+    for contestant in contestants:
+        pause(contestant.pids())
+    for number in range(windows):
+        turn = number % len(contestants)
+        for contestant in contestants[turn:] + contestants[:turn]:
+            go_on(contestant.pids())
+            time.sleep(settle)
+            yield contestant
+            pause(contestant.pids())
+
+
 def tasks(pids):
     for pid in pids:
         try:
