@@ -117,8 +117,6 @@ def measure(arguments):
         refusal = watchers[-1].refusal()
         if refusal:
             stage.processes.end(watchers.pop().child)
-        for watcher in watchers:
-            pause(watcher.pids())
         results = {watcher.name: [] for watcher in watchers}
         for watcher in in_turn(watchers, WINDOWS, SETTLE):
             traffic.stdin.write(f"{WINDOW}\n")

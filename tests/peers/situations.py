@@ -174,20 +174,18 @@ def requests_to_each(addresses):
 
 
 def connect_to_all(servers, count):
-    """Connections that wait until their server goes on. Those that find no room are counted."""
-    clients, refused = [], 0
-    for server in servers:
-        for _ in range(count):
-            try:
-                client = connected(server.address)
-            except BlockingIOError:
-                refused += 1
-                continue
-            # uWSGI's connections wait in the queue only once they have sent something (TCP_DEFER_ACCEPT).
-            if client.family == socket.AF_INET:
-                client.sendall(b"G")
-            clients.append(client)
-    return clients, refused
+    """Connections that wait until their server goes on. Each begins a request: uWSGI's queue has no TCP connection without one (`TCP_DEFER_ACCEPT`)."""
+    clients = [connected(server.address) for server in servers for _ in range(count)]
+    for client in clients:
+        client.send(b"G")
+    return clients
+
+
+def listed_depth(server):
+    """How many connections the kernel has in the queue of a server."""
+    address = server.bind.removeprefix("unix:")
+    rows = subprocess.run(["ss", "-lntxHO"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return sum(int(row.split()[2]) for row in rows if row.split()[4] == address)
 
 
 # The situations.
@@ -241,10 +239,13 @@ def short_burst(arguments, transport):
 
 def burst(stage):
     """Fills every server's queue for 20 ms, and returns for how long the watched one was full."""
+    watched, *others = stage.servers
     workers = stage.workers()
     pause(workers)
-    clients, refused = connect_to_all(stage.servers[1:] + stage.servers[:1], SOMAXCONN + 1)
-    assert refused == 0, "all of them fit"
+    clients = connect_to_all(others, SOMAXCONN + 1)
+    depths = {server.name: listed_depth(server) for server in others}
+    assert depths == dict.fromkeys(depths, SOMAXCONN + 1), f"not every queue is full: {depths}"
+    clients += connect_to_all([watched], SOMAXCONN + 1)
     filled = time.monotonic()
     time.sleep(SHORT)
     lasted = time.monotonic() - filled
