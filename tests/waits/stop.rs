@@ -88,13 +88,14 @@ fn of_a_stop_of_half_a_minute_nothing_is_lost_and_nothing_is_made_up() {
         page.get("listen_queue_tcp_listen_overflows_total") == Some(7.0)
     });
     let grown = |of: &dyn Fn(&Page) -> Option<f64>| of(&after).unwrap() - of(&before).unwrap();
+    // A page may be taken after the sample of a round and before the round itself is counted.
     let rounds = grown(&|page| page.get(SAMPLES));
     assert!(grown(&|page| page.get("listen_queue_samples_late_total")) >= 1.0);
     for listener in [&name, TCP] {
         let of = |metric: &'static str| move |page: &Page| page.of(metric, listener);
         let full = grown(&of("listen_queue_full_seconds_total"));
         assert!(
-            full > 0.0 && full <= rounds * 0.01 + 1e-9,
+            full > 0.0 && full <= (rounds + 1.0) * 0.01 + 1e-9,
             "{full} s in {rounds} rounds of 10 ms"
         );
         assert_eq!(of("listen_queue_full_episodes_total")(&after), Some(1.0));
@@ -104,6 +105,9 @@ fn of_a_stop_of_half_a_minute_nothing_is_lost_and_nothing_is_made_up() {
         );
         let observed =
             grown(&|page: &Page| page.bucket("listen_queue_utilization_ratio", listener, "+Inf"));
-        assert_eq!(observed, rounds);
+        assert!(
+            (observed - rounds).abs() <= 1.0,
+            "{observed} in {rounds} rounds"
+        );
     }
 }
