@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use axum::http::Uri;
-use clap::builder::ArgPredicate;
+use clap::builder::{ArgPredicate, BoolishValueParser, TypedValueParser as _};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{
@@ -129,7 +129,7 @@ pub struct Flags {
         long = "web.systemd-socket",
         help_heading = "Web",
         env = "LISTEN_QUEUE_EXPORTER_WEB_SYSTEMD_SOCKET",
-        value_parser = clap::builder::BoolishValueParser::new(),
+        value_parser = BoolishValueParser::new(),
         conflicts_with = "web_listen_address"
     )]
     pub web_systemd_socket: bool,
@@ -139,7 +139,7 @@ pub struct Flags {
         long = "web.disable-exporter-metrics",
         help_heading = "Web",
         env = "LISTEN_QUEUE_EXPORTER_WEB_DISABLE_EXPORTER_METRICS",
-        value_parser = clap::builder::BoolishValueParser::new()
+        value_parser = BoolishValueParser::new()
     )]
     pub web_disable_exporter_metrics: bool,
 
@@ -149,7 +149,7 @@ pub struct Flags {
         long = "web.disable-histogram-buckets",
         help_heading = "Web",
         env = "LISTEN_QUEUE_EXPORTER_WEB_DISABLE_HISTOGRAM_BUCKETS",
-        value_parser = clap::builder::BoolishValueParser::new()
+        value_parser = BoolishValueParser::new()
     )]
     pub web_disable_histogram_buckets: bool,
 
@@ -167,7 +167,7 @@ pub struct Flags {
         long = "config.check",
         help_heading = "System",
         env = "LISTEN_QUEUE_EXPORTER_CONFIG_CHECK",
-        value_parser = clap::builder::BoolishValueParser::new()
+        value_parser = BoolishValueParser::new()
     )]
     pub config_check: bool,
 
@@ -199,7 +199,7 @@ pub struct Flags {
         long,
         help_heading = "Refused connects",
         env = "LISTEN_QUEUE_EXPORTER_EBPF",
-        value_parser = clap::builder::BoolishValueParser::new()
+        value_parser = BoolishValueParser::new()
     )]
     pub ebpf: bool,
 
@@ -280,7 +280,7 @@ struct SelectionFlags {
         long,
         help_heading = "Node",
         env = "LISTEN_QUEUE_EXPORTER_NODE",
-        value_parser = clap::builder::BoolishValueParser::new()
+        value_parser = BoolishValueParser::new()
     )]
     node: bool,
 
@@ -289,7 +289,7 @@ struct SelectionFlags {
         long = "node.idle",
         help_heading = "Node",
         env = "LISTEN_QUEUE_EXPORTER_NODE_IDLE",
-        value_parser = clap::builder::BoolishValueParser::new()
+        value_parser = BoolishValueParser::new()
     )]
     node_idle: bool,
 
@@ -596,10 +596,9 @@ fn is_blank(value: &OsStr) -> bool {
     value.as_encoded_bytes().trim_ascii().is_empty()
 }
 
-/// As `BoolishValueParser` reads it.
 fn is_off(value: &OsStr) -> bool {
-    let is = |word: &&str| value.eq_ignore_ascii_case(word);
-    ["n", "no", "f", "false", "off", "0"].iter().any(is)
+    let parsed = BoolishValueParser::new().parse_ref(&clap::Command::new(""), None, value);
+    parsed.is_ok_and(|is_on| !is_on)
 }
 
 fn from_environment(matches: &ArgMatches, id: &str) -> bool {
@@ -721,10 +720,9 @@ fn parse_check_duration(text: &str) -> Result<Duration, String> {
 }
 
 fn parse_telemetry_path(text: &str) -> Result<String, String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "/-._~".contains(c);
-    // Clients resolve these before they send a request.
-    let is_relative = text.split('/').any(|part| [".", ".."].contains(&part));
-    if !text.starts_with('/') || !text.chars().all(plain) || text.contains("//") || is_relative {
+    let inner = text.strip_prefix('/').unwrap_or_default();
+    let inner = inner.strip_suffix('/').unwrap_or(inner);
+    if text != "/" && !inner.split('/').all(is_segment) {
         return Err(
             "not a path that begins with / and contains only letters, digits and - . _ ~, as in /metrics"
                 .to_owned(),
