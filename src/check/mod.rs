@@ -372,3 +372,33 @@ fn elsewhere(view: &View) -> Vec<String> {
     });
     elsewhere.map(ListenerLedger::title).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sample::Round;
+
+    #[test]
+    fn a_check_waits_for_a_round_that_is_far_away() {
+        let interval = Duration::from_millis(10);
+        let ledger = Mutex::new(Ledger::new(interval, Duration::from_mins(1)));
+        let record = |pace| {
+            let at = sampler::now();
+            let round = Round {
+                at,
+                pace,
+                ..Round::default()
+            };
+            ledger.lock().unwrap().record_round(&round);
+        };
+        let duration = Duration::from_millis(100);
+        thread::scope(|scope| {
+            record(Some(Duration::from_mins(1)));
+            scope.spawn(|| {
+                thread::sleep(duration + PATIENCE + interval * 50);
+                record(None);
+            });
+            assert!(wait(duration, interval, &ledger).is_ok());
+        });
+    }
+}
